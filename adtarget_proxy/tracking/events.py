@@ -1,0 +1,119 @@
+"""The four things AdTarget is told, as values that travel from the response to the API.
+
+An event is made once, when its request is decided, with the idempotency key that every attempt to send it will carry
+(adtarget-api: "the key alone decides"). ``fields`` holds the API's fields as the client's keywords, in snake case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from dataclasses import dataclass, field
+from typing import Any, ClassVar, Self
+
+# Worth, the order in which the store hands out queues: the lower goes first (delivery: "Worth").
+PAID_OR_AWAITED = 1  # conversions, and what a click waits for
+FROM_AN_AD = 2  # visits whose own request brought a click id, clicks that ended in the fallback
+UPDATE = 3  # FbpUpdates
+PLAIN = 4  # every other visit
+
+_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event:
+    """What all events share. Times are Unix seconds."""
+
+    kind: ClassVar[str] = ""
+
+    id: str  # unique in a store: a second put of the same id is no new event
+    key: str  # the Idempotency-Key, the same on every attempt
+    account: str  # Account.id: which credential it is for
+    visitor: str  # the queue it stands in: the tempId, or its own id where there is none
+    at: float  # when it was made
+    worth: int
+    not_before: float = 0.0  # never sent before this time
+    fields: dict[str, Any] = field(default_factory=dict)
+
+    def encode(self) -> str:
+        """The event as one line of ASCII JSON, without the line break."""
+        return _encode(
+            {
+                "k": self.kind,
+                "i": self.id,
+                "c": self.key,
+                "a": self.account,
+                "v": self.visitor,
+                "t": self.at,
+                "w": self.worth,
+                "n": self.not_before,
+                "f": self.fields,
+            }
+        )
+
+    def __repr__(self) -> str:
+        """Kind and id alone: fields are personal data."""
+        return f"<{type(self).__name__} {self.id}>"
+
+
+class Visit(Event):
+    """A page view: ``POST /events/visit`` or ``POST /track/init``."""
+
+    __slots__ = ()
+    kind = "visit"
+
+
+class FbpUpdate(Event):
+    """A visitor's ``_fbp`` changed after it was reported; its identity is (tempId, fbp)."""
+
+    __slots__ = ()
+    kind = "fbp-update"
+
+    @classmethod
+    def of(cls, *, account: str, visitor: str, fbp: str, at: float, fields: dict[str, Any]) -> Self:
+        """The update that tells AdTarget of ``fbp``: the same visitor and value give the same event, so it is put once."""
+        identity = hashlib.sha256(f"fbp\0{account}\0{visitor}\0{fbp}".encode("utf-8", "surrogatepass")).hexdigest()[:32]
+        return cls(
+            id=identity,
+            key=identity,
+            account=account,
+            visitor=visitor,
+            at=at,
+            worth=UPDATE,
+            fields={**fields, "temp_id": visitor, "fbp": fbp},
+        )
+
+
+class InviteClick(Event):
+    """A click on an invite route: ``POST /events/invite`` or ``GET /track/invite``."""
+
+    __slots__ = ()
+    kind = "invite"
+
+
+class Conversion(Event):
+    """A purchase, a lead or another thing worth money: ``POST /events/conversion``; keyed only."""
+
+    __slots__ = ()
+    kind = "conversion"
+
+
+KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in (Visit, FbpUpdate, InviteClick, Conversion)}
+
+
+def decode(line: str | bytes) -> Event:
+    """The event that ``encode`` wrote. Raises ValueError where ``line`` is none."""
+    try:
+        record = json.loads(line)
+        return KINDS[record["k"]](
+            id=record["i"],
+            key=record["c"],
+            account=record["a"],
+            visitor=record["v"],
+            at=record["t"],
+            worth=record["w"],
+            not_before=record["n"],
+            fields=record["f"],
+        )
+    except (KeyError, TypeError) as error:
+        raise ValueError("no event") from error
