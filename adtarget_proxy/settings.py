@@ -157,7 +157,9 @@ def _domain(value: Any) -> str | None:
 def _keys(value: Any) -> tuple[str, ...]:
     keys = _strings(value if value is not None else ())
     if any(len(key) < 16 for key in keys):
-        raise ValueError("each key needs at least 16 characters; make one with: python -c 'import secrets; print(secrets.token_hex())'")
+        raise ValueError(
+            "each key needs at least 16 characters; make one with: python -c 'import secrets; print(secrets.token_hex())'"
+        )
     return keys
 
 
@@ -384,7 +386,9 @@ class Settings:
         sites = [(pattern, _site(given, own, f"sites[{pattern!r}]", problems)) for pattern, given in self.sites.items()]
         default = own if sites else _site(own, own, "", problems)
         object.__setattr__(self, "_default_site", default)
-        object.__setattr__(self, "_patterns", [(re.compile(translate(pattern.lower())), site) for pattern, site in sites])
+        object.__setattr__(
+            self, "_patterns", [(re.compile(translate(pattern.lower())), site) for pattern, site in sites]
+        )
         object.__setattr__(self, "invites", default.invites)
         object.__setattr__(self, "sites", dict(sites))
         if self.mode == "live":
@@ -400,9 +404,19 @@ class Settings:
         if self.website_id and self.website_id.startswith("atk_"):
             problems.append("website_id: this is an API key (atk_…), which must stay secret; write it as api_key")
 
-    _default_site: Site = field(init=False, repr=False, compare=False, default=_UNSET, metadata={"check": lambda v: v, "env": False, "default": None})
+    _default_site: Site = field(
+        init=False,
+        repr=False,
+        compare=False,
+        default=_UNSET,
+        metadata={"check": lambda v: v, "env": False, "default": None},
+    )
     _patterns: list[tuple[re.Pattern[str], Site]] = field(
-        init=False, repr=False, compare=False, default=_UNSET, metadata={"check": lambda v: v, "env": False, "default": ()}
+        init=False,
+        repr=False,
+        compare=False,
+        default=_UNSET,
+        metadata={"check": lambda v: v, "env": False, "default": ()},
     )
 
 

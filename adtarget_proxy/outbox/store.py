@@ -122,7 +122,9 @@ class Store(Protocol):
         """Who holds claims or flights."""
 
     # -- invite links ----------------------------------------------------------------------------------------------------
-    def begin_invite(self, account: str, visitor: str, slug: str, *, owner: str, now: float) -> tuple[Flight, str | None]:
+    def begin_invite(
+        self, account: str, visitor: str, slug: str, *, owner: str, now: float
+    ) -> tuple[Flight, str | None]:
         """One call at a time for a visitor and slug, over all processes; the link where one of the last 60 s is known.
 
         A flight whose leader has not ended it after 15 s is taken over.
@@ -168,4 +170,3 @@ class Store(Protocol):
 
     def close(self) -> None:
         """Let go of files and connections. A closed store is opened again by nobody."""
-

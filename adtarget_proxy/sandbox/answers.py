@@ -39,7 +39,7 @@ class Answer:
         return (self.body if isinstance(self.body, str) else json.dumps(self.body)).encode()
 
 
-class Refusal(Exception):  # noqa: N818 - an answer of the API, raised to leave a handler early
+class Refusal(Exception):
     """The API does not do what was asked; ``answer`` says why, in AdTarget's own form."""
 
     def __init__(self, status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> None:

@@ -11,10 +11,28 @@ ALL = "*"
 ENDPOINTS = ("visit", "update-fbp", "invite", "conversion", "value", "lead", "lead-event")
 
 
+def _number(value: object) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool)
+
+
+def _whole(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
+
+
+def _status(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599
+
+
+def _check(name: str, holds: bool, wanted: str) -> None:
+    if not holds:
+        raise ValueError(f"{name} must be {wanted}")
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Faults:
     """What goes wrong. Seconds for times, 0 … 1 for shares. Raises ``ValueError`` naming the field.
 
+    What is answered by ``error_rate``, ``status`` or ``html`` is answered in place of being processed.
     ``latency`` and ``jitter`` delay the answer of a request that was already processed; ``hang`` never processes and never
     answers. A dropped connection is cut ``before`` or ``after`` the event was recorded: after it, AdTarget has processed
     what the client must count as unknown.
@@ -71,9 +89,9 @@ class FaultBoard:
         """
         values = dict(changes)
         scope = values.pop("endpoint", ALL)
-        names = scope if isinstance(scope, (list, tuple)) else [scope]
+        names: list[str] = list(scope) if isinstance(scope, (list, tuple)) else [str(scope)]
         for name in names:
-            _check("endpoint", name == ALL or name in ENDPOINTS, f"one of {', '.join(ENDPOINTS)}, or {ALL}")
+            _check("endpoint", name in (ALL, *ENDPOINTS), f"one of {', '.join(ENDPOINTS)}, or {ALL}")
         for name in values:
             if name not in NAMES:
                 raise ValueError(f"{name!r} is no fault; known: endpoint, {', '.join(sorted(NAMES))}")
@@ -94,25 +112,20 @@ class FaultBoard:
     async def until_changed(self) -> None:
         await self._changed.wait()
 
+    def drop(self, faults: Faults) -> str | None:
+        """Draws whether this connection is cut: ``before`` or ``after`` the event is recorded, or None."""
+        if not self.chance(faults.drop_rate):
+            return None
+        return faults.drop_when if faults.drop_when != "either" else self.random.choice(("before", "after"))
+
     def chance(self, share: float) -> bool:
         return share > 0 and self.random.random() < share
 
+    def in_force(self) -> dict[str, dict[str, object]]:
+        """What differs from health, by endpoint: for people to read."""
+        healthy = asdict(HEALTHY)
+        rows = {name: asdict(row) for name, row in self._rows.items()}
+        return {name: {key: row[key] for key in row if row[key] != healthy[key]} for name, row in rows.items()}
+
     def as_dict(self) -> dict[str, dict[str, object]]:
         return {ALL: asdict(HEALTHY)} | {name: asdict(row) for name, row in self._rows.items()}
-
-
-def _number(value: object) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool)
-
-
-def _whole(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
-
-
-def _status(value: object) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and 400 <= value <= 599
-
-
-def _check(name: str, holds: bool, wanted: str) -> None:
-    if not holds:
-        raise ValueError(f"{name} must be {wanted}")

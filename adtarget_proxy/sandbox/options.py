@@ -54,6 +54,9 @@ class Options:
             raise ValueError(f"invite_as is 'json' or 'redirect', not {self.invite_as!r}")
         if self.fbp_miss not in ("false", "404"):
             raise ValueError(f"fbp_miss is 'false' or '404', not {self.fbp_miss!r}")
+        for name in ("account_keys", "revoked_keys", "paused_keys", "channels", "leads"):
+            if isinstance(getattr(self, name), str) or not isinstance(getattr(self, name), Collection):
+                raise ValueError(f"{name} is a list, even of one")
         if self.rate < 0 or self.burst < 0 or self.tracker_rate < 0:
             raise ValueError("rate, burst and tracker_rate are 0 (no limit) or more")
         if self.keep < 1:

@@ -141,7 +141,8 @@ def _address(payload: Payload) -> None:
 
 def _number(payload: Payload, name: str) -> None:
     value = payload.get(name)
-    if not isinstance(value, (int, float)) or isinstance(value, bool) or not math.isfinite(value):
+    # An int can be too large for isfinite, a float can be infinite: JSON knows neither bound.
+    if isinstance(value, bool) or not (isinstance(value, int) or (isinstance(value, float) and math.isfinite(value))):
         raise invalid(f"{name} must be a number")
 
 

@@ -1,0 +1,30 @@
+# Two commands do everything on a fresh machine: make demo, make test.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+.PHONY: demo test lint bench clean
+
+demo: $(VENV)/ready  ## One visitor through the whole job, then the page to click through yourself
+	$(BIN)/adtarget-proxy demo --once
+	$(BIN)/adtarget-proxy demo $(DEMO)
+
+test: $(VENV)/ready  ## Every test that this machine can run
+	$(BIN)/python -m pytest $(TESTS)
+
+lint: $(VENV)/ready  ## Style, format and types
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+bench: $(VENV)/ready  ## What a page pays, as ratios
+	$(BIN)/python benchmarks/page.py
+
+$(VENV)/ready: pyproject.toml
+	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adtarget-proxy needs Python 3.11 or newer: make PYTHON=python3.11 …")'
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -e '.[dev]'
+	touch $@
+
+clean:
+	rm -rf $(VENV) build dist .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,266 @@
+"""The one seam to httpx: a request out, an answer back, within one clock. Nothing else in the package imports httpx.
+
+httpx makes its transports (proxies and CA bundle as it reads them from the environment), which are used directly:
+its client on top costs a quarter more CPU, logs whole URLs, follows cookies, and refuses redirects it cannot parse.
+"""
+
+from __future__ import annotations
+
+import ssl
+import time
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Any
+
+import httpx
+
+from adtarget_proxy.api.answer import MAX_BODY, Answer
+from adtarget_proxy.api.surface import Request
+from adtarget_proxy.errors import Unreachable
+
+_LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0)
+_STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
+_NEVER_SENT = (
+    httpx.ConnectError,
+    httpx.ConnectTimeout,
+    httpx.PoolTimeout,
+    httpx.ProxyError,
+    httpx.UnsupportedProtocol,
+    httpx.LocalProtocolError,
+)
+_IDENTITY = (b"Accept-Encoding", b"identity")
+
+
+class Clock(float):
+    """One time budget (seconds) that httpx passes down to each socket call, and what those calls told on the way.
+
+    A time-out of httpx starts anew with each read, so a peer that drips bytes could hold a thread for ever; the streams
+    below ask this one for what is left instead.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self.ends = time.monotonic() + seconds
+        self.fresh = False  # a connection was opened for this attempt
+        self.sent = False  # bytes were written
+        self.answered = False  # bytes were read
+
+    def left(self) -> float:
+        """Seconds left, never 0 (which would mean "do not block" to a socket)."""
+        return max(self.ends - time.monotonic(), 0.001)
+
+    def start(self) -> None:
+        """A new attempt within the same budget."""
+        self.fresh = self.answered = False
+
+    @property
+    def over(self) -> bool:
+        """Whether the budget is spent."""
+        return time.monotonic() >= self.ends
+
+
+def _left(timeout: float | None) -> float | None:
+    return timeout.left() if isinstance(timeout, Clock) else timeout
+
+
+class _Delegate:
+    def __init__(self, inner: Any) -> None:
+        self._inner = inner
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+
+class _Stream(_Delegate):
+    def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data: bytes = self._inner.read(max_bytes, _left(timeout))
+        if data and isinstance(timeout, Clock):
+            timeout.answered = True
+        return data
+
+    def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if isinstance(timeout, Clock):
+            timeout.sent = True
+        self._inner.write(buffer, _left(timeout))
+
+    def start_tls(self, ssl_context: Any, server_hostname: str | None = None, timeout: float | None = None) -> _Stream:
+        return _Stream(self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+
+class _Backend(_Delegate):
+    def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> _Stream:
+        if isinstance(timeout, Clock):
+            timeout.fresh = True
+        return _Stream(self._inner.connect_tcp(host, port, _left(timeout), **more))
+
+
+class _AsyncStream(_Delegate):
+    async def read(self, max_bytes: int, timeout: float | None = None) -> bytes:
+        data: bytes = await self._inner.read(max_bytes, _left(timeout))
+        if data and isinstance(timeout, Clock):
+            timeout.answered = True
+        return data
+
+    async def write(self, buffer: bytes, timeout: float | None = None) -> None:
+        if isinstance(timeout, Clock):
+            timeout.sent = True
+        await self._inner.write(buffer, _left(timeout))
+
+    async def start_tls(
+        self,
+        ssl_context: Any,
+        server_hostname: str | None = None,
+        timeout: float | None = None,
+    ) -> _AsyncStream:
+        return _AsyncStream(await self._inner.start_tls(ssl_context, server_hostname, _left(timeout)))
+
+
+class _AsyncBackend(_Delegate):
+    async def connect_tcp(self, host: str, port: int, timeout: float | None = None, **more: Any) -> _AsyncStream:
+        if isinstance(timeout, Clock):
+            timeout.fresh = True
+        return _AsyncStream(await self._inner.connect_tcp(host, port, _left(timeout), **more))
+
+
+@lru_cache(1)
+def _trust() -> ssl.SSLContext:
+    """The CA bundle as httpx reads it from the environment: 20 ms to load, so once for all clients of a process."""
+    return httpx.create_ssl_context()
+
+
+def _clocked(transport: Any, backend: Callable[[Any], Any]) -> Any:
+    # httpcore takes a network backend, but httpx has no way to pass one on.
+    pool = transport._pool  # noqa: SLF001
+    if not isinstance(pool._network_backend, _Delegate):  # noqa: SLF001
+        pool._network_backend = backend(pool._network_backend)  # noqa: SLF001
+    return transport
+
+
+def _request(request: Request, url: httpx.URL, clock: Clock) -> httpx.Request:
+    timeouts = {"connect": clock, "read": clock, "write": clock, "pool": clock}
+    headers = [*request.headers, _IDENTITY]
+    return httpx.Request(
+        request.method, url, headers=headers, content=request.body or None, extensions={"timeout": timeouts}
+    )
+
+
+def _answer(response: httpx.Response, body: bytes | None) -> Answer:
+    headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in response.headers.raw}
+    return Answer(response.status_code, headers, body)
+
+
+def _is_stale(error: Exception, clock: Clock) -> bool:
+    return isinstance(error, _STALE) and not (clock.fresh or clock.answered or clock.over)
+
+
+def _unreachable(error: Exception, clock: Clock) -> Unreachable:
+    sent = clock.sent and not isinstance(error, _NEVER_SENT)
+    if isinstance(error, httpx.TimeoutException) or clock.over:
+        return Unreachable(f"AdTarget did not answer within {float(clock):g} s", sent=sent)
+    return Unreachable(f"AdTarget cannot be reached ({type(error).__name__})", sent=sent)
+
+
+class _Cut(Exception):
+    """The budget ran out between two pieces of a body."""
+
+
+_FAULTS = (httpx.TransportError, httpx.InvalidURL, httpx.StreamError, _Cut)
+
+
+class Transport:
+    """Sends requests from any number of threads over kept connections."""
+
+    def __init__(self) -> None:
+        self._client = httpx.Client(verify=_trust(), limits=_LIMITS, follow_redirects=False)
+        self._fixed = lru_cache(32)(self._route)
+
+    def send(self, request: Request, timeout: float) -> Answer:
+        """The answer, read to its end within ``timeout`` seconds. Raises Unreachable where none came in time."""
+        clock = Clock(timeout)
+        try:
+            url, transport = (self._route if "?" in request.url else self._fixed)(request.url)
+            try:
+                return self._exchange(transport, _request(request, url, clock), clock)
+            except _STALE as error:
+                if not _is_stale(error, clock):
+                    raise
+            clock.start()
+            return self._exchange(transport, _request(request, url, clock), clock)
+        except _FAULTS as error:
+            fault = _unreachable(error, clock)
+        raise fault  # outside the handler: httpx's own error knows the request, and must not hang on to ours
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        self._client.close()
+
+    def _route(self, url: str) -> tuple[httpx.URL, httpx.BaseTransport]:
+        parsed = httpx.URL(url)
+        return parsed, _clocked(self._client._transport_for_url(parsed), _Backend)  # noqa: SLF001
+
+    def _exchange(self, transport: httpx.BaseTransport, request: httpx.Request, clock: Clock) -> Answer:
+        response = transport.handle_request(request)
+        body = bytearray()
+        try:
+            for piece in response.stream:  # type: ignore[union-attr]
+                body += piece
+                if len(body) > MAX_BODY:
+                    return _answer(response, None)
+                if clock.over:
+                    raise _Cut
+        except (httpx.TransportError, _Cut):
+            if response.status_code < 300:
+                raise
+            return _answer(response, None)  # the status alone says what became of the request
+        finally:
+            response.stream.close()  # type: ignore[union-attr]
+        return _answer(response, bytes(body))
+
+
+class AsyncTransport:
+    """The same for one event loop."""
+
+    def __init__(self) -> None:
+        self._client = httpx.AsyncClient(verify=_trust(), limits=_LIMITS, follow_redirects=False)
+        self._fixed = lru_cache(32)(self._route)
+
+    async def send(self, request: Request, timeout: float) -> Answer:
+        """See ``Transport.send``."""
+        clock = Clock(timeout)
+        try:
+            url, transport = (self._route if "?" in request.url else self._fixed)(request.url)
+            try:
+                return await self._exchange(transport, _request(request, url, clock), clock)
+            except _STALE as error:
+                if not _is_stale(error, clock):
+                    raise
+            clock.start()
+            return await self._exchange(transport, _request(request, url, clock), clock)
+        except _FAULTS as error:
+            fault = _unreachable(error, clock)
+        raise fault
+
+    async def aclose(self) -> None:
+        """Let go of the connections."""
+        await self._client.aclose()
+
+    def _route(self, url: str) -> tuple[httpx.URL, httpx.AsyncBaseTransport]:
+        parsed = httpx.URL(url)
+        return parsed, _clocked(self._client._transport_for_url(parsed), _AsyncBackend)  # noqa: SLF001
+
+    async def _exchange(self, transport: httpx.AsyncBaseTransport, request: httpx.Request, clock: Clock) -> Answer:
+        response = await transport.handle_async_request(request)
+        body = bytearray()
+        try:
+            async for piece in response.stream:  # type: ignore[union-attr]
+                body += piece
+                if len(body) > MAX_BODY:
+                    return _answer(response, None)
+                if clock.over:
+                    raise _Cut
+        except (httpx.TransportError, _Cut):
+            if response.status_code < 300:
+                raise
+            return _answer(response, None)
+        finally:
+            await response.stream.aclose()  # type: ignore[union-attr]
+        return _answer(response, bytes(body))

@@ -1,0 +1,189 @@
+"""The ASGI shell: it translates a scope into facts and an outcome into headers. What happens is decided elsewhere.
+
+It touches ``http.response.start`` alone; every other message, ``receive``, and every scope that is not HTTP pass by as they are. The app's
+exceptions and cancellation go out unchanged, and a fault of ours never reaches it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
+
+from adtarget_proxy.settings import Settings
+from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking
+
+Headers = Sequence[tuple[bytes, bytes]]
+
+
+class AdTargetMiddleware:
+    """Wraps an ASGI app; without ``settings`` they come from the environment. Raises SettingsError where they cannot work."""
+
+    def __init__(self, app: Any, settings: Settings | None = None) -> None:
+        self.app: ASGI3Application = app
+        self.tracker = Tracker(settings)
+
+    async def __call__(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        if scope["type"] != "http":
+            if scope["type"] == "lifespan":
+                await self._lifespan(scope, receive, send)
+            else:
+                await self.app(scope, receive, send)
+            return
+        if "adtarget" in scope:  # installed twice works once
+            await self.app(scope, receive, send)
+            return
+        tracker = self.tracker
+        planned: Plan | None = None
+        reply: Reply | None = None
+        try:
+            planned = tracker.plan(AsgiFacts(scope))
+            scope["adtarget"] = Tracking(planned, tracker)  # type: ignore[typeddict-unknown-key]
+            if tracker.takes_over(planned):
+                reply = await tracker.answer_async(planned)
+            elif tracker.watches(planned):
+                send = self._finishing(send, planned)
+        except Exception:
+            reply = self._rescue(scope)
+        if reply is None:
+            await self.app(scope, receive, send)
+        else:
+            await _send_reply(send, reply)
+
+    def flush(self, timeout: float = 2.0) -> int:
+        """Send what waits, for at most ``timeout`` seconds; returns how many events are left."""
+        return self.tracker.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> int:
+        """Flush, then stop sending; returns how many events are left. They stay in the outbox for the next start."""
+        return self.tracker.close(timeout)
+
+    def _finishing(self, send: Any, planned: Plan) -> Any:
+        tracker = self.tracker
+
+        async def finishing(message: Any) -> None:
+            if message["type"] == "http.response.start":
+                try:
+                    headers = message.get("headers") or ()
+                    outcome = tracker.finish(planned, Response(message["status"], _by_name(headers)))
+                    message = {**message, "headers": with_outcome(headers, outcome, tracker.settings.debug)}
+                except Exception:
+                    tracker.fault("finish")
+            await send(message)
+
+        return finishing
+
+    async def _lifespan(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
+        try:
+            self.tracker.start()
+        except Exception:
+            self.tracker.fault("start")
+        await self.app(scope, receive, send)
+        try:
+            self.tracker.flush()
+        except Exception:
+            self.tracker.fault("flush")
+
+    def _rescue(self, scope: Scope) -> Reply | None:
+        try:
+            self.tracker.fault("plan")
+            return self.tracker.rescue(scope["path"]) if scope["method"] in ("GET", "HEAD") else None  # type: ignore[typeddict-item]
+        except Exception:
+            return None
+
+
+class AsgiFacts(Facts):
+    """The facts of an HTTP scope. Headers are decoded when they are asked for."""
+
+    __slots__ = ("_headers", "_scope")
+
+    def __init__(self, scope: Any) -> None:
+        headers = scope["headers"]
+        table = dict(headers)
+        self._headers = table if len(table) == len(headers) else _joined(headers)
+        self._scope = scope
+        self.method = scope["method"]
+        self.scheme = scope.get("scheme", "http")
+        path = scope["path"]
+        root = scope.get("root_path")
+        self.path = root + path if root and not path.startswith(root) else path
+        self.query = scope.get("query_string", b"").decode("latin-1")
+        client = scope.get("client")
+        self.peer = client[0] if client else _unix_peer(scope)
+
+    def header(self, name: str) -> str | None:
+        value = self._headers.get(_NAMES[name])
+        return None if value is None else value.decode("latin-1")
+
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not _GROUPS[names].isdisjoint(self._headers)
+
+    @property
+    def raw_path(self) -> str:
+        raw: bytes | None = self._scope.get("raw_path")
+        root: str = self._scope.get("root_path") or ""
+        if not raw or (root and not self._scope["path"].startswith(root)):
+            return super().raw_path
+        return raw.partition(b"?")[0].decode("latin-1")
+
+
+class _Names(dict[str, bytes]):
+    """Header names as the scope spells them, each encoded once."""
+
+    def __missing__(self, name: str) -> bytes:
+        self[name] = encoded = name.encode("latin-1")
+        return encoded
+
+
+class _Groups(dict[frozenset[str], frozenset[bytes]]):
+    """Groups of header names, each encoded once."""
+
+    def __missing__(self, names: frozenset[str]) -> frozenset[bytes]:
+        self[names] = encoded = frozenset(_NAMES[name] for name in names)
+        return encoded
+
+
+_NAMES = _Names()
+_GROUPS = _Groups()
+
+
+def with_outcome(headers: Headers, outcome: Outcome, debug: bool) -> list[tuple[bytes, bytes]]:
+    """A new header list: the app's, less what the outcome takes off, plus what it adds."""
+    gone = outcome.dropped | {"cache-control"} if outcome.cache_control is not None else outcome.dropped
+    new = [pair for pair in headers if pair[0].decode("latin-1").lower() not in gone] if gone else list(headers)
+    if outcome.cache_control is not None:
+        new.append((b"cache-control", outcome.cache_control.encode("latin-1")))
+    new.extend((b"set-cookie", cookie.encode("latin-1")) for cookie in outcome.cookies)
+    if debug:
+        new.append((b"x-adtarget-reason", outcome.reason.encode("latin-1")))
+    return new
+
+
+def _by_name(headers: Headers) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for name, value in headers:
+        key = name.decode("latin-1").lower()
+        text = value.decode("latin-1")
+        table[key] = f"{table[key]}, {text}" if key in table else text
+    return table
+
+
+def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
+    """Repeated request headers joined as HTTP says; HTTP/2 may split a Cookie header (RFC 9113, 8.2.3)."""
+    table: dict[bytes, bytes] = {}
+    for name, value in headers:
+        separator = b"; " if name == b"cookie" else b", "
+        table[name] = table[name] + separator + value if name in table else value
+    return table
+
+
+def _unix_peer(scope: Any) -> str | None:
+    server = scope.get("server")
+    return "unix" if server and server[1] is None else None
+
+
+async def _send_reply(send: Any, reply: Reply) -> None:
+    headers = [(name.lower().encode("latin-1"), value.encode("latin-1")) for name, value in reply.headers]
+    await send({"type": "http.response.start", "status": reply.status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})

@@ -1,0 +1,163 @@
+"""From the store into the event lane: claim what may go now, send it, write down what became of it."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections import Counter
+from collections.abc import Mapping, Sequence
+
+from adtarget_proxy.delivery import pacing, retry
+from adtarget_proxy.delivery.lanes import SIZE, Lane
+from adtarget_proxy.delivery.lines import Line
+from adtarget_proxy.delivery.registry import Registry
+from adtarget_proxy.delivery.timing import Timing
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox.store import Claim, DeadReason
+from adtarget_proxy.tracking.events import Event
+
+_log = logging.getLogger("adtarget_proxy.delivery")
+_WHOLE = pacing.FOR_CLICKS + pacing.FOR_CONVERSIONS
+
+
+class Sender:
+    """One attempt with one event, from the verdict on its age to the record of its outcome."""
+
+    def __init__(self, registry: Registry, *, timing: Timing, random: retry.Random) -> None:
+        self._registry = registry
+        self._timing = timing
+        self._random = random
+
+    def send(self, line: Line, claim: Claim) -> retry.Verdict:
+        """Send a claimed event that has its token."""
+        event = claim.event
+        end = retry.outdated(claim, now=time.time())
+        if end is not None:
+            self._registry.bury(event, end)
+            return end
+        try:
+            reply = line.send(event)
+        except Exception as error:  # an event the client cannot even write down: no later attempt will differ
+            _log.exception("%s %s cannot be sent", event.kind, event.id)
+            end = retry.Buried(DeadReason.REFUSED, None, f"cannot be sent: {type(error).__name__}")
+            self._registry.bury(event, end)
+            return end
+        line.note(reply)
+        verdict = retry.verdict(event, claim.tries, reply, now=time.time(), random=self._random, timing=self._timing)
+        self._registry.record(event, verdict)
+        return verdict
+
+
+class Dispatcher:
+    """Keeps the event lane supplied, and never holds more than it can carry: what is claimed has lost its place by worth."""
+
+    def __init__(
+        self,
+        lines: Mapping[str, Line],
+        outbox: Outbox,
+        lane: Lane,
+        sender: Sender,
+        registry: Registry,
+        *,
+        timing: Timing,
+    ) -> None:
+        self._lines = list(lines.values())
+        self._outbox = outbox
+        self._lane = lane
+        self._sender = sender
+        self._registry = registry
+        self._timing = timing
+        self._room = SIZE if len(lines) == 1 else SIZE // 2
+        self._in_hand: Counter[str] = Counter()
+        self._lock = threading.Lock()
+        self._filling = threading.Lock()
+
+    def fill(self) -> int:
+        """Claim what may go now and hand it to the lane; returns how many. Raises OutboxError."""
+        if self._lane.is_stopped or not self._filling.acquire(blocking=False):
+            return 0
+        try:
+            return sum([self._fill(line) for line in self._lines])
+        finally:
+            self._filling.release()
+
+    def idle(self, within: float) -> bool:
+        """Whether nothing is in hand and nothing that could go will be due ``within`` these seconds. Raises OutboxError."""
+        if self._registry.held:
+            return False
+        for line in self._lines:
+            due = self._outbox.store.next_due([line.id], now=time.time())
+            if due is not None and max(due, line.breaker.probe_in(time.monotonic())) <= within:
+                return False
+        return True
+
+    def _fill(self, line: Line) -> int:
+        room = self._room - self._in_hand[line.id]
+        if room <= 0 or self._outbox.store.next_due([line.id], now=time.time()) != 0.0:
+            return 0
+        room = min(room, self._affordable(line))
+        probe = not line.is_open
+        if probe:
+            room = min(room, 1)
+        if room <= 0 or (probe and not line.breaker.take_probe(time.monotonic())):
+            return 0
+        claims: Sequence[Claim] = ()
+        try:
+            claims = self._outbox.store.claim([line.id], owner=self._outbox.owner, now=time.time(), limit=room)
+        finally:
+            if probe and not claims:
+                line.breaker.drop_probe(time.monotonic())
+        self._registry.took(claims)
+        for claim in claims:
+            self._hand_over(line, claim, probe=probe)
+        return len(claims)
+
+    def _affordable(self, line: Line) -> int:
+        """How many the bucket would let go now. Between the two reserves one is tried: it may be a conversion."""
+        tokens = line.tokens()
+        if tokens >= _WHOLE + 1 or line.account.burst <= _WHOLE + 1:
+            return max(1, int(tokens - _WHOLE))
+        return 1 if tokens >= pacing.FOR_CLICKS + 1 else 0
+
+    def _hand_over(self, line: Line, claim: Claim, *, probe: bool) -> None:
+        with self._lock:
+            self._in_hand[line.id] += 1
+        if not self._lane.submit(line.id, lambda: self._carry(line, claim, probe=probe)):
+            self._let_go(line)
+            self._registry.put_back(claim.event.id)
+
+    def _carry(self, line: Line, claim: Claim, *, probe: bool) -> None:
+        try:
+            if (line.is_open or probe) and self._token(line, claim.event):
+                self._sender.send(line, claim)
+            else:
+                self._registry.put_back(claim.event.id)
+        finally:
+            self._let_go(line)
+            if probe:
+                line.breaker.drop_probe(time.monotonic())
+        if self._in_hand[line.id] * 2 <= self._room:
+            try:
+                self.fill()
+            except OutboxError as error:
+                _log.debug("%s", error)  # the clerk meets the same fault and says so
+
+    def _token(self, line: Line, event: Event) -> bool:
+        """Wait for a token, not for long: a worthier event may come, and what is claimed cannot make room for it."""
+        until = time.monotonic() + self._timing.token
+        while not self._lane.is_stopped:
+            try:
+                wait = line.take(reserve=pacing.reserve(event))
+            except OutboxError:
+                return False
+            if wait <= 0.0:
+                return True
+            if time.monotonic() + wait > until or not self._lane.rest_at_bucket(line.id, wait):
+                return False
+        return False
+
+    def _let_go(self, line: Line) -> None:
+        with self._lock:
+            self._in_hand[line.id] -= 1

@@ -1,0 +1,157 @@
+"""Delivery as the rest of the package sees it: started by the first request of a process, ended within one deadline.
+
+Configuring starts nothing, so an app may be imported in a pre-fork parent. A forked child drops what it inherited and starts anew
+at its own first request. At interpreter exit everything that runs shares one deadline; no thread is started there (cpython#113964) and
+no signal handler is installed.
+"""
+
+from __future__ import annotations
+
+import atexit
+import logging
+import os
+import threading
+import time
+import weakref
+from collections.abc import Collection
+
+from adtarget_proxy.delivery.breaker import State
+from adtarget_proxy.delivery.health import AccountHealth, Health
+from adtarget_proxy.delivery.invite_call import Click, InviteCall
+from adtarget_proxy.delivery.office import Office, accounts_of
+from adtarget_proxy.delivery.timing import Timing
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox import Counts, Outbox
+from adtarget_proxy.settings import Settings
+
+_log = logging.getLogger("adtarget_proxy.delivery")
+DEADLINE = 2.0  # seconds
+
+
+class Delivery:
+    """From the outbox to AdTarget, for one process and the accounts of ``settings``. Safe to use from several threads."""
+
+    def __init__(self, settings: Settings, outbox: Outbox, *, timing: Timing | None = None) -> None:
+        self._settings = settings
+        self._outbox = outbox
+        self._timing = timing or Timing()
+        self._office: Office | None = None
+        self._inherited: list[Office] = []
+        self._opening = threading.Lock()
+        self._is_dry = settings.mode == "dry-run"
+        self._is_off = settings.mode == "off"
+        _living.add(self)
+
+    def start(self) -> None:
+        """Start the threads in this process, unless they run: cheap enough for every request."""
+        if self._office is None and not self._is_off:
+            self._open()
+
+    def wake(self) -> None:
+        """An event was appended. Costs one store, never raises, never waits."""
+        if (office := self._office) is not None:
+            office.wake()
+
+    def invite(self, click: Click, *, limit: int) -> InviteCall:
+        """Send a click up the ladder, where at most ``limit`` clicks of this process may wait; the caller waits on the call."""
+        self.start()
+        office = self._office
+        if self._is_dry:
+            _log.info("dry run: %s %s is not sent", click.event.kind, click.event.id)
+        if office is None or self._is_dry:
+            call = InviteCall(click, keep=self._outbox.append, in_flight_for=self._timing.call)
+            call.fall_back(keep=not (self._is_off or self._is_dry))
+            return call
+        return office.ladder.enter(click, limit=limit)
+
+    def flush(self, timeout: float = DEADLINE) -> int:
+        """Wait until what can be sent is sent, for ``timeout`` seconds at most; returns how many events are left.
+
+        Only events of these settings' accounts are counted; 1 where the store cannot be read, which is not "none".
+        """
+        self.start()
+        if (office := self._office) is not None:
+            office.flush(time.monotonic() + timeout)
+        return self._left()
+
+    def close(self, timeout: float = DEADLINE) -> int:
+        """Flush, stop the threads and put back what they hold, all within ``timeout`` seconds; returns how many events are left.
+
+        A later ``start`` begins anew: a server may shut its lifespan down and start it again.
+        """
+        deadline = time.monotonic() + timeout
+        with self._opening:
+            office, self._office = self._office, None
+        if office is not None:
+            office.flush(deadline)
+            office.close(deadline)
+        return self._left()
+
+    def health(self) -> Health:
+        """How delivery is doing here."""
+        office = self._office
+        lines = office.lines.values() if office is not None else ()
+        known = tuple(AccountHealth(line.id, line.breaker.state, line.breaker.reason) for line in lines)
+        return Health(
+            accounts=known or tuple(AccountHealth(account, State.OK) for account in self._accounts),
+            counts=self._counts(),
+            lost=dict(self._outbox.lost),
+            running=office is not None,
+        )
+
+    def reset_after_fork(self) -> None:
+        """In the child: the parent's threads are not here, and its connections are left alone. Called by the fork itself."""
+        office, self._office = self._office, None
+        self._opening = threading.Lock()
+        if office is not None:
+            self._inherited.append(office)  # collecting it would close sockets that the parent uses
+
+    @property
+    def _accounts(self) -> Collection[str]:
+        return [account.id for account in accounts_of(self._settings)]
+
+    def _open(self) -> None:
+        with self._opening:
+            if self._office is None and not _Exit.begun:
+                office = Office(self._settings, self._outbox, timing=self._timing)
+                office.open()
+                self._office = office
+
+    def _counts(self) -> Counts | None:
+        if self._is_off:
+            return Counts()
+        try:
+            return self._outbox.store.counts(self._accounts)
+        except OutboxError as error:
+            _log.warning("%s", error)
+            return None
+
+    def _left(self) -> int:
+        counts = self._counts()
+        return counts.waiting + counts.claimed if counts is not None else 1
+
+
+class _Exit:
+    """Whether the interpreter is on its way out."""
+
+    begun = False
+
+
+_living: weakref.WeakSet[Delivery] = weakref.WeakSet()
+
+
+def _at_fork() -> None:
+    for delivery in list(_living):
+        delivery.reset_after_fork()
+
+
+def _at_exit() -> None:
+    _Exit.begun = True
+    deadline = time.monotonic() + DEADLINE
+    for delivery in list(_living):
+        delivery.close(max(0.0, deadline - time.monotonic()))
+
+
+atexit.register(_at_exit)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_at_fork)

@@ -1,0 +1,167 @@
+"""A line is one account as this process sees it: its client, its breaker, its pace.
+
+What AdTarget answers to one request is noted here for all that follow.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable
+from typing import Protocol
+
+from adtarget_proxy.delivery.breaker import Breaker, State
+from adtarget_proxy.delivery.pacing import Pace
+from adtarget_proxy.delivery.retry import Reply, Signal, signal
+from adtarget_proxy.delivery.timing import Timing
+from adtarget_proxy.errors import ApiError, OutboxError, Unreachable
+from adtarget_proxy.outbox.store import Store
+from adtarget_proxy.settings import Account
+from adtarget_proxy.tracking.events import Event
+
+_log = logging.getLogger("adtarget_proxy.delivery")
+_HOLD = 1.0  # seconds the bucket stays empty after a 429 that names none
+
+
+class Client(Protocol):
+    """What a line needs of ``adtarget_proxy.api.AdTarget``."""
+
+    def deliver(self, event: Event, *, timeout: float | None = None) -> object:
+        """Send it; raises ApiError."""
+
+    def close(self) -> None:
+        """Let go of the connections."""
+
+
+def client_of(account: Account) -> Client:
+    """AdTarget itself. The import brings httpx, which no page pays for: it happens in a lane."""
+    from adtarget_proxy.api import AdTarget
+
+    return AdTarget.for_account(account)
+
+
+class DryRun:
+    """A client for ``mode="dry-run"``: says what would be sent, by kind and id alone, and sends nothing."""
+
+    def deliver(self, event: Event, *, timeout: float | None = None) -> object:  # noqa: ARG002
+        """See ``Client.deliver``."""
+        _log.info("dry run: %s %s is not sent", event.kind, event.id)
+        return None
+
+    def close(self) -> None:
+        """There is nothing to let go of."""
+
+
+class Line:
+    """``store`` gives the store of this process. Safe to use from several threads."""
+
+    def __init__(
+        self,
+        account: Account,
+        store: Callable[[], Store],
+        *,
+        opener: Callable[[Account], Client],
+        timing: Timing,
+        random: Callable[[], float],
+    ) -> None:
+        self.account = account
+        self.id = account.id
+        self.breaker = Breaker(timing=timing, random=random)
+        self._pace = Pace(rate=account.rate, burst=account.burst)
+        self._timing = timing
+        self._store = store
+        self._opener = opener
+        self._client: Client | None = None
+        self._opening = threading.Lock()
+
+    @property
+    def is_open(self) -> bool:
+        """Whether anything may go."""
+        return self.breaker.state is State.OK
+
+    def open(self) -> Client:
+        """The account's client. Takes its time at the first call: see ``client_of``."""
+        with self._opening:
+            if self._client is None:
+                self._client = self._opener(self.account)
+            return self._client
+
+    def close(self) -> None:
+        """Let go of the connections."""
+        with self._opening:
+            client, self._client = self._client, None
+        if client is not None:
+            client.close()
+
+    def take(self, *, reserve: float) -> float:
+        """A token of the account's bucket: 0.0, or the seconds to wait. Raises OutboxError."""
+        now = time.time()
+        pace = self._pace
+        return self._store().take(self.id, now=now, rate=pace.rate(now), burst=pace.burst, reserve=reserve)
+
+    def tokens(self) -> float:
+        """How many tokens there are now. Raises OutboxError."""
+        now = time.time()
+        return self._store().level(self.id, now=now, rate=self._pace.rate(now), burst=self._pace.burst)
+
+    def send(self, event: Event) -> Reply:
+        """One attempt: the result, or the ApiError. Anything else that is raised is a fault of the event or of ours."""
+        try:
+            client = self.open()
+        except Exception as error:  # a broken installation, CA bundle or proxy setting: nothing to do with the event
+            return Unreachable(f"no client: {type(error).__name__}", sent=False)
+        try:
+            return client.deliver(event, timeout=self._timing.call)
+        except ApiError as error:
+            return error
+
+    def note(self, reply: Reply) -> None:
+        """Draw the conclusions that concern the whole account."""
+        said = signal(reply)
+        if said is Signal.FAILED:
+            self.failed(str(reply))
+        elif said is Signal.ALIVE or (said is Signal.LIMITED and self.breaker.state is not State.PAUSED):
+            self._alive()
+        self.heed(reply)
+
+    def heed(self, reply: Reply) -> None:
+        """Of an answer that came too late to tell whether AdTarget is up: only what AdTarget asks for."""
+        said = signal(reply)
+        if said is Signal.PAUSED:
+            self._pause(reply)
+        if isinstance(reply, ApiError) and (said is Signal.LIMITED or reply.retry_after):
+            self._hold(_HOLD if reply.retry_after is None else reply.retry_after)
+        if said is Signal.LIMITED and not self.account.api_key:
+            self._pace.halve(time.time())
+
+    def _alive(self) -> None:
+        if self.breaker.succeeded():
+            _log.info("AdTarget answers again (account %s)", self.id)
+
+    def failed(self, reason: str) -> None:
+        """No definite answer came in time."""
+        if self.breaker.failed(reason, now=time.monotonic()):
+            _log.warning(
+                "AdTarget does not answer (account %s): %s; clicks get their fallback, events wait", self.id, reason
+            )
+
+    def _pause(self, reply: Reply) -> None:
+        if not self.breaker.pause(str(reply), now=time.monotonic()):
+            return
+        if getattr(reply, "status", None) == 402:
+            advice = "the account's subscription is not active"
+        else:
+            advice = f"check {'api_key' if self.account.api_key else 'website_id'}"
+        _log.error(
+            "sending is paused (account %s): %s; %s. Events are kept and go out when it works again",
+            self.id,
+            reply,
+            advice,
+        )
+
+    def _hold(self, seconds: float) -> None:
+        try:
+            self._store().hold(self.id, until=time.time() + seconds)
+        except OutboxError as error:
+            _log.warning("%s", error)

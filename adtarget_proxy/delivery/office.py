@@ -1,0 +1,177 @@
+"""Everything of delivery that belongs to one process: lines, lanes, ladder, and the clerk who drives pump and dispatcher."""
+
+from __future__ import annotations
+
+import logging
+import random
+import threading
+import time
+from collections.abc import Callable, Sequence
+
+from adtarget_proxy.delivery.dispatch import Dispatcher, Sender
+from adtarget_proxy.delivery.ladder import Ladder
+from adtarget_proxy.delivery.lanes import SIZE, Lane
+from adtarget_proxy.delivery.lines import Client, DryRun, Line, client_of
+from adtarget_proxy.delivery.pump import Pump
+from adtarget_proxy.delivery.registry import Registry
+from adtarget_proxy.delivery.timing import Timing
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.settings import Account, Settings
+from adtarget_proxy.tracking.events import KINDS, Conversion, Event
+
+_log = logging.getLogger("adtarget_proxy.delivery")
+_CONVERSIONS_KEPT = 7 * 86_400.0  # seconds
+_EVENT_PATIENCE = 0.02  # seconds that a claimed event may wait for a thread before the lane grows
+_SAY_AGAIN = 60.0  # seconds between two log lines about the same fault
+
+
+def accounts_of(settings: Settings) -> Sequence[Account]:
+    """The accounts to send for. A dry run needs none: its events carry the id of an account without a credential."""
+    return settings.accounts or (Account(settings.api_url, settings.tracker_url),)
+
+
+def _dry_run(_: Account) -> Client:
+    return DryRun()
+
+
+class Office:
+    """Opened once in a process and never shared over a fork. Opening starts threads; nothing here touches the network before."""
+
+    def __init__(self, settings: Settings, outbox: Outbox, *, timing: Timing) -> None:
+        self._outbox = outbox
+        self._timing = timing
+        self._sends = settings.deliver == "thread"
+        self._max_age = dict.fromkeys(KINDS, settings.max_age) | {
+            Conversion.kind: max(settings.max_age, _CONVERSIONS_KEPT)
+        }
+        self._fresh = True
+        self._stop = threading.Event()
+        self._said: dict[str, float] = {}
+        accounts = accounts_of(settings)
+        opener = _dry_run if settings.mode == "dry-run" else client_of
+        self.lines = {
+            account.id: Line(account, lambda: outbox.store, opener=opener, timing=timing, random=random.random)
+            for account in accounts
+        }
+        share = SIZE if len(accounts) <= 1 else SIZE // 2
+        self._clicks = Lane("clicks", patience=0.0, idle=timing.idle, share=share)
+        self._visits = Lane("visits", patience=0.0, idle=timing.idle, share=share)
+        self._events = Lane("events", patience=_EVENT_PATIENCE, idle=timing.idle, share=share)
+        self._pump = Pump(outbox)
+        self._registry = Registry(outbox)
+        sender = Sender(self._registry, timing=timing, random=random.random)
+        self._dispatcher = Dispatcher(self.lines, outbox, self._events, sender, self._registry, timing=timing)
+        self.ladder = Ladder(
+            self.lines,
+            outbox,
+            self._pump,
+            self._registry,
+            sender,
+            clicks=self._clicks,
+            visits=self._visits,
+            keep=self._keep,
+            timing=timing,
+        )
+        self._clerk = threading.Thread(target=self._work, name="adtarget-clerk", daemon=True)
+
+    def open(self) -> None:
+        """Start the clerk and the click lane's first thread, which opens the clients before a click needs them."""
+        try:
+            self._clerk.start()
+        except RuntimeError as error:  # no more threads to be had
+            _log.error("delivery cannot start: %s; events stay in the outbox", error)
+            return
+        for line in self.lines.values():
+            self._clicks.submit(line.id, lambda line=line: self._warm(line))  # type: ignore[misc]
+
+    def wake(self) -> None:
+        """There is something new in the journal. One store: the page pays for it."""
+        self._fresh = True
+
+    def flush(self, deadline: float) -> None:
+        """Wait, until the deadline (time.monotonic()) at most, for everything to be sent that can be."""
+        try:
+            self._pump.own(time.time())
+            while self._sends and not self._stop.is_set():
+                left = deadline - time.monotonic()
+                if left <= 0 or self._dispatcher.idle(left):
+                    return
+                self._dispatcher.fill()
+                self._stop.wait(min(left, self._timing.tick / 5))
+        except OutboxError as error:
+            self._say(error)
+
+    def close(self, deadline: float) -> None:
+        """Stop the threads and give back what they hold, by the deadline (time.monotonic())."""
+        self._stop.set()
+        lanes = (self._events, self._visits, self._clicks)
+        for job in [job for lane in lanes for job in lane.stop()]:
+            job()  # it sees that its lane is stopped and gives back what it holds
+        while self._registry.held and time.monotonic() < deadline:
+            time.sleep(self._timing.tick / 10)
+        self._registry.give_back(not_before=time.time() + self._timing.call)
+        if self._clerk.is_alive() and self._clerk is not threading.current_thread():
+            self._clerk.join(max(0.0, deadline - time.monotonic()))
+        if not any(lane.busy for lane in lanes):  # else the connections go with the process
+            for line in self.lines.values():
+                line.close()
+
+    # -- the clerk -------------------------------------------------------------------------------------------------------
+
+    def _keep(self, event: Event) -> None:
+        self._outbox.append(event)
+        self._fresh = True
+
+    def _warm(self, line: Line) -> None:
+        try:
+            line.open()
+        except Exception as error:
+            _log.error("no client for account %s: %s", line.id, type(error).__name__)
+
+    def _work(self) -> None:
+        machine_at = expire_at = poll_at = 0.0
+        while True:
+            now = time.monotonic()
+            moved = self._tried(self._move) if self._fresh else 0
+            if now >= machine_at:
+                machine_at = now + self._timing.machine
+                self._tried(lambda: self._pump.machine(time.time()))
+            if now >= expire_at:
+                expire_at = now + self._timing.expire
+                self._tried(self._tidy)
+            if self._sends and (moved or now >= poll_at):
+                poll_at = now + self._timing.poll
+                self._tried(self._dispatcher.fill)
+            for lane in (self._events, self._visits, self._clicks):
+                lane.grow()
+            if self._stop.wait(self._timing.tick):
+                return
+
+    def _move(self) -> int:
+        self._fresh = False  # first: what is appended meanwhile raises it again
+        try:
+            return self._pump.own(time.time())
+        except BaseException:
+            self._fresh = True
+            raise
+
+    def _tidy(self) -> int:
+        self._registry.catch_up()
+        return self._outbox.store.expire(now=time.time(), max_age=self._max_age)
+
+    def _tried(self, task: Callable[[], int]) -> int:
+        """The clerk outlives every fault, and says it once a minute."""
+        try:
+            return task()
+        except OutboxError as error:
+            self._say(error)
+        except Exception:
+            _log.exception("the clerk met a fault of ours and carries on")
+        return 0
+
+    def _say(self, error: OutboxError) -> None:
+        text, now = str(error), time.monotonic()
+        if now - self._said.get(text, -_SAY_AGAIN) >= _SAY_AGAIN:
+            self._said[text] = now
+            _log.error("%s; events wait in the journal", text)

@@ -1,0 +1,154 @@
+"""Moves what journals hold into the store. No thread of its own: whoever delivers calls it.
+
+The offset of a journal is recorded in the transaction that puts its events, and a put is idempotent by event id: a pump that dies
+between any two steps, or runs beside another one, neither loses an event nor doubles it.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
+from itertools import groupby
+
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox import JournalOffset, Outbox
+from adtarget_proxy.outbox.journal import Journal
+from adtarget_proxy.outbox.lines import read_lines
+from adtarget_proxy.outbox.segments import Segments, owner_of
+from adtarget_proxy.tracking.events import Event, decode
+
+_log = logging.getLogger("adtarget_proxy.delivery")
+BATCH = 500  # events of memory:// a transaction
+
+
+class Pump:
+    """Pumps for one process. Every method may be called from several threads and raises OutboxError where the store fails."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        self._outbox = outbox
+
+    def own(self, now: float) -> int:
+        """Move this process' new events; returns how many were new to the store. A look at a file's size where there are none."""
+        journal = self._outbox.journal
+        with self._outbox.turn, self._faults():
+            return self._arrivals(now) if journal is None else self._journal(journal, now)
+
+    def machine(self, now: float) -> int:
+        """Move the new events of every journal of this machine; journals whose process is gone are emptied and deleted.
+
+        What a dead process had claimed is free afterwards.
+        """
+        moved = self.own(now)
+        segments = self._outbox.segments
+        if segments is None:
+            return moved
+        with self._outbox.turn, self._faults():
+            return moved + self._neighbours(segments, now)
+
+    @contextmanager
+    def _faults(self) -> Iterator[None]:
+        try:
+            yield
+        except OSError as error:
+            raise OutboxError(f"the journals cannot be read: {error.strerror}") from None
+
+    # -- this process ----------------------------------------------------------------------------------------------------
+
+    def _arrivals(self, now: float) -> int:
+        arrivals, moved = self._outbox.arrivals, 0
+        while arrivals:
+            batch = [arrivals.popleft() for _ in range(min(BATCH, len(arrivals)))]
+            try:
+                moved += self._outbox.store.put(batch, now=now)
+            except OutboxError:
+                arrivals.extendleft(reversed(batch))
+                raise
+        return moved
+
+    def _journal(self, journal: Journal, now: float) -> int:
+        moved = 0
+        with suppress(OSError):  # a new file cannot be had; the next round tries again
+            journal.mend()
+        for segment in journal.segments:
+            moved += self._move(segment.name, segment.fd, now)
+            if segment.rolled is not None and journal.drop(segment):
+                self._outbox.store.forget_journal(segment.name)
+        return moved
+
+    # -- other processes -------------------------------------------------------------------------------------------------
+
+    def _neighbours(self, segments: Segments, now: float) -> int:
+        journal = self._outbox.journal
+        own = set() if journal is None else {segment.name for segment in journal.segments}
+        claiming = self._outbox.store.owners()  # before the listing: whoever claims already has a file to be listed
+        names = [name for name in segments.names() if name not in own]
+        moved = 0
+        for owner, files in groupby(names, key=owner_of):
+            moved += self._neighbour(segments, owner, list(files), now)
+        present = {owner_of(name) for name in (*names, *own)}
+        for owner in claiming - present:
+            self._outbox.store.release(owner)
+        return moved
+
+    def _neighbour(self, segments: Segments, owner: str, names: list[str], now: float) -> int:
+        moved = 0
+        locked: dict[str, int] = {}
+        try:
+            for name in names:
+                fd = segments.lock(name)
+                if fd is not None:
+                    locked[name] = fd
+            for name in names:
+                moved += (
+                    self._move(name, locked[name], now, final=True)
+                    if name in locked
+                    else self._live(segments, name, now)
+                )
+            if locked and self._is_dead(segments, owner, locked):
+                self._outbox.store.release(owner)
+            for name in locked:
+                segments.delete(name)
+                self._outbox.store.forget_journal(name)
+        finally:
+            for fd in locked.values():
+                segments.let_go(fd)
+        return moved
+
+    def _is_dead(self, segments: Segments, owner: str, locked: Iterable[str]) -> bool:
+        """A living process has a file that it holds; it makes the next one before it lets go of the last."""
+        return {name for name in segments.names() if owner_of(name) == owner} <= set(locked)
+
+    def _live(self, segments: Segments, name: str, now: float) -> int:
+        fd = segments.open(name)
+        if fd is None:
+            return 0
+        try:
+            return self._move(name, fd, now)
+        finally:
+            segments.let_go(fd)
+
+    # -- one file --------------------------------------------------------------------------------------------------------
+
+    def _move(self, name: str, fd: int, now: float, *, final: bool = False) -> int:
+        store, moved = self._outbox.store, 0
+        offset = store.offset(name)
+        while os.fstat(fd).st_size > offset:
+            lines = read_lines(fd, offset, final=final)
+            if lines.end == offset:
+                break
+            moved += store.put(self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end))
+            self._outbox.count("torn", lines.torn)
+            offset = lines.end
+        return moved
+
+    def _events(self, bodies: Iterable[bytes]) -> list[Event]:
+        events: list[Event] = []
+        for body in bodies:
+            try:
+                events.append(decode(body.decode("ascii")))
+            except ValueError:
+                self._outbox.count("unreadable")
+                _log.error("a journal holds an event that this version cannot read; it is passed over")
+        return events

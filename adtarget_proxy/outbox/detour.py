@@ -1,0 +1,114 @@
+"""The way round a disk that refuses or crawls: bounded memory, and a thread that writes until the disk is itself again."""
+
+from __future__ import annotations
+
+import logging
+import threading
+from collections import deque
+from collections.abc import Callable
+from time import monotonic
+
+_log = logging.getLogger("adtarget_proxy.outbox")
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
+
+
+class Detour:
+    """Lines on their way to the disk. ``write`` puts one there and says whether that was quick; it raises OSError.
+
+    ``over`` is called once all is written and the disk is quick again; from then on ``put`` takes nothing more.
+    """
+
+    def __init__(self, write: Callable[[bytes], bool], *, over: Callable[[], None], bound: int) -> None:
+        self._write, self._over, self._bound = write, over, bound
+        self._lines: deque[bytes] = deque()
+        self._lock = threading.Lock()
+        self._ended = False
+        self._wake, self._quit = threading.Event(), threading.Event()
+        self._thread = threading.Thread(target=self._run, name="adtarget-journal", daemon=True)
+        self.lost = 0
+
+    def start(self, reason: str, line: bytes | None = None) -> None:
+        """Begin, with a line that could not be written or none. Said once, however long it lasts."""
+        _log.warning("the journal's disk %s: events are kept in memory until it is well again", reason)
+        if line is not None:
+            self.put(line)
+        self._thread.start()
+
+    def put(self, line: bytes) -> bool:
+        """Take a line, or count it as lost where memory is full; False where the detour is over."""
+        with self._lock:
+            if self._ended:
+                return False
+            if len(self._lines) < self._bound:
+                self._lines.append(line)
+                self._wake.set()
+            else:
+                self.lost += 1
+            return True
+
+    def quit(self, timeout: float) -> None:
+        """Try once more to write what is left, for at most ``timeout`` seconds; the rest is counted as lost."""
+        self._quit.set()
+        self._wake.set()
+        self._thread.join(timeout)
+        with self._lock:
+            self._ended = True
+            self.lost += len(self._lines)
+            self._lines.clear()
+
+    def _run(self) -> None:
+        pause = _FIRST_PAUSE
+        while not self._ended:
+            try:
+                quick = self._attempt()
+            except OSError:
+                if self._quit.wait(pause):
+                    return
+                pause = min(_LONGEST_PAUSE, pause * 2)
+                continue
+            if quick and self._finish():
+                _log.warning("the journal's disk is well again; %d events were given up", self.lost)
+                return
+            if self._quit.is_set():
+                return
+            pause = _FIRST_PAUSE
+            self._wake.wait()  # a disk is known to be quick by the next line
+
+    def _attempt(self) -> bool:
+        """Write all there is; whether something was written, and every write was quick."""
+        self._wake.clear()
+        costs = []
+        while self._lines and not self._ended:
+            costs.append(self._write(self._lines[0]))
+            with self._lock:
+                if self._lines:
+                    self._lines.popleft()
+        return bool(costs) and all(costs)
+
+    def _finish(self) -> bool:
+        with self._lock:
+            if self._lines or self._ended:
+                return False
+            self._ended = True
+        self._over()
+        return True
+
+
+class Full:
+    """In place of a detour where the disk is well but too many files wait for a pump: events are given up and counted."""
+
+    def __init__(self, room: Callable[[], bool], *, over: Callable[[], None]) -> None:
+        self._room, self._over = room, over
+        self._looked = monotonic()
+        self.lost = 0
+        _log.error("the journal is full: its events wait for a pump, and new ones are given up")
+
+    def put(self, line: bytes) -> bool:  # noqa: ARG002  # as Detour's
+        """Give the line up; False where there is room again, looked for once a second."""
+        if monotonic() - self._looked >= 1.0:
+            self._looked = monotonic()
+            if self._room():
+                self._over()
+                return False
+        self.lost += 1
+        return True

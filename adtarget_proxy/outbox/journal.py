@@ -1,0 +1,255 @@
+"""A process' own journal: what makes an event durable before its response leaves, in one write.
+
+No lock, index, thread or fsync on the way: that survives the death of the process, not the loss of power. Several threads
+append at once; O_APPEND and one write each keep their lines whole. A descriptor keeps its number from the first event to the
+last: rolling puts another file under it (dup2), so that a thread in the middle of an append writes to the old file or to the
+new one, never to a stranger's.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import secrets
+import threading
+from collections import Counter
+from contextlib import suppress
+from dataclasses import dataclass
+from os import write
+from time import monotonic, perf_counter
+from zlib import crc32
+
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox.detour import Detour, Full
+from adtarget_proxy.outbox.segments import SUFFIX, Segments, owner_of
+from adtarget_proxy.tracking.events import Event
+
+SLOW = 0.05  # seconds that an append may take
+ROLL_AT = 64 * 1024 * 1024  # bytes of one file
+FILES = 16  # of one process; then events are given up until one has been drained
+GRACE = 60.0  # seconds that a rolled file is kept, for a write that was under way
+IN_MEMORY = 10_000  # lines that wait while the disk does not answer
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """One file of this process: ``rolled`` is when it was set aside (monotonic seconds), None for the one in use."""
+
+    name: str
+    fd: int
+    rolled: float | None = None
+
+
+class Journal:
+    """Appends to files in ``segments``; touches no disk before the first event."""
+
+    def __init__(
+        self,
+        segments: Segments,
+        *,
+        roll_at: int = ROLL_AT,
+        files: int = FILES,
+        slow: float = SLOW,
+        grace: float = GRACE,
+    ) -> None:
+        self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
+        self.lost: Counter[str] = Counter()
+        self._segments, self._roll_at, self._files, self._slow, self._grace = segments, roll_at, files, slow, grace
+        self._fd = -1  # writing to it fails, and the first event opens the file
+        self._name, self._number, self._inode = "", 0, 0
+        self._size = 0  # about: threads may count past each other
+        self._rolled: list[Segment] = []
+        self._retired: list[int] = []
+        self._aside: Detour | Full | None = None
+        self._turn = threading.Lock()  # for all but the append itself
+
+    def append(self, event: Event) -> None:
+        """Write one event. Raises nothing for a disk's fault: memory takes the line, or it is counted in ``lost``."""
+        body = event.encode().encode()
+        line = b"%08x %b\n" % (crc32(body), body)
+        if self._aside is not None and self._aside.put(line):
+            return
+        began = perf_counter()
+        try:
+            written = write(self._fd, line)
+        except OSError as error:
+            self._stumble(line, f"fails ({error.strerror})")
+            return
+        if written != len(line):
+            self._stumble(line, "is full")
+            return
+        self._size += written
+        if perf_counter() - began > self._slow:
+            self._go_round("is slow")
+        if self._size > self._roll_at:
+            self._grow()
+
+    # -- the file --------------------------------------------------------------------------------------------------------
+
+    def open(self) -> None:
+        """Have a locked file, and with it a sign of life. Raises OutboxError."""
+        with self._turn:
+            try:
+                self._open()
+            except OSError as error:
+                raise OutboxError(f"journal {self._segments.path}: {error.strerror}") from None
+
+    @property
+    def segments(self) -> list[Segment]:
+        """This process' files, oldest first; none before its first event."""
+        with self._turn:
+            return self._all()
+
+    def mend(self) -> None:
+        """Go on in a new file where somebody deleted this one, or closed its descriptor under us. Raises OSError."""
+        with self._turn:
+            if self._fd < 0:
+                return
+            try:
+                status = os.fstat(self._fd)
+            except OSError:
+                status = None
+            if status is None or status.st_ino != self._inode:
+                self._fd = -1
+            elif status.st_nlink == 0:
+                self._roll()
+
+    def drop(self, segment: Segment) -> bool:
+        """Delete a rolled file whose events are all in the store; False while a write to it may still be under way."""
+        with self._turn:
+            if segment not in self._rolled or not self._is_over(segment):
+                return False
+            self._rolled.remove(segment)
+            self._segments.delete(segment.name)
+            self._segments.let_go(segment.fd)
+            return True
+
+    def close(self, *, delete: bool = False, timeout: float = 0.5) -> None:
+        """Let go of the files, and of the locks with them; a later event opens a new one. ``delete``: all is in the store."""
+        if isinstance(self._aside, Detour):
+            self._aside.quit(timeout)
+            delete = False
+        self._straight_on()
+        with self._turn:
+            for segment in self._all():
+                if delete:
+                    with suppress(OSError):
+                        self._segments.delete(segment.name)
+                if segment.rolled is not None:
+                    self._segments.let_go(segment.fd)
+            self._rolled = []
+            if self._fd >= 0:
+                self._retire()
+
+    def abandon(self) -> None:
+        """In a forked child: forget descriptors that the parent's locks live with; ``Segments.disown`` closes them."""
+        self._fd = -1
+        self._rolled, self._retired = [], []
+
+    def __del__(self) -> None:
+        """Only now can no thread hold the number of a retired descriptor any more."""
+        for fd in self._retired:
+            with suppress(OSError):
+                self._segments.let_go(fd)
+
+    def _all(self) -> list[Segment]:
+        return self._rolled + ([Segment(self._name, self._fd)] if self._fd >= 0 else [])
+
+    def _open(self) -> None:
+        if self._fd >= 0:
+            return
+        self._name, self._fd = self._create()
+        self._born()
+
+    def _create(self) -> tuple[str, int]:
+        name = f"{self.owner}.{self._number}{SUFFIX}"
+        fd = self._segments.create(name)
+        self._number += 1
+        return name, fd
+
+    def _born(self) -> None:
+        self._inode, self._size = os.fstat(self._fd).st_ino, 0
+
+    def _roll(self) -> None:
+        name, new = self._create()
+        old = Segment(self._name, self._segments.keep(self._fd), monotonic())
+        os.dup2(new, self._fd, inheritable=False)
+        self._segments.let_go(new)
+        self._name = name
+        self._rolled.append(old)
+        self._born()
+
+    def _retire(self) -> None:
+        """Make writes to the descriptor fail without freeing its number, which might become a socket's."""
+        null = os.open(os.devnull, os.O_RDONLY)
+        os.dup2(null, self._fd, inheritable=False)
+        os.close(null)
+        self._retired.append(self._fd)
+        self._fd = -1
+
+    # -- what is not the rule --------------------------------------------------------------------------------------------
+
+    def _stumble(self, line: bytes, reason: str) -> None:
+        """A write failed: there is no file yet, or the line is left to memory and a thread."""
+        if self._fd < 0:
+            try:
+                quick = self._write_late(line)
+            except OSError as error:
+                reason = f"fails ({error.strerror})"
+            else:
+                if not quick:
+                    self._go_round("is slow")
+                return
+        if self._go_round(reason, line):
+            return
+        try:
+            self._write_late(line)  # the detour that another thread began is over by now
+        except OSError:
+            self.lost["disk failed"] += 1
+
+    def _go_round(self, reason: str, line: bytes | None = None) -> bool:
+        """From now on, lines wait in memory; False where this one cannot."""
+        with self._turn:
+            aside = self._aside
+            if aside is None:
+                aside = self._aside = Detour(self._write_late, over=self._straight_on, bound=IN_MEMORY)
+                aside.start(reason, line)
+                return True
+        return line is None or aside.put(line)
+
+    def _write_late(self, line: bytes) -> bool:
+        """Write a line off the beaten track; whether that was quick. Raises OSError."""
+        began = monotonic()
+        with self._turn:
+            self._open()
+        if write(self._fd, line) != len(line):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._size += len(line)
+        return monotonic() - began <= self._slow
+
+    def _straight_on(self) -> None:
+        aside, self._aside = self._aside, None
+        if aside is not None:
+            self.lost["slow disk" if isinstance(aside, Detour) else "journal full"] += aside.lost
+
+    def _grow(self) -> None:
+        """Past the size of a file: the next one, or, where too many wait for a pump, no more until one is gone."""
+        with self._turn:
+            if self._size <= self._roll_at:
+                return  # another thread was first
+            for segment in [segment for segment in self._rolled if self._is_over(segment)]:
+                self._rolled.remove(segment)  # with its lock gone any process drains it
+                self._segments.let_go(segment.fd)
+            if self._room():
+                try:
+                    self._roll()
+                except OSError:
+                    self._size = 0  # tried again a file's size later
+            elif self._aside is None:
+                self._aside = Full(self._room, over=self._straight_on)
+
+    def _room(self) -> bool:
+        return sum(owner_of(name) == self.owner for name in self._segments.names()) < self._files
+
+    def _is_over(self, segment: Segment) -> bool:
+        return segment.rolled is not None and monotonic() - segment.rolled >= self._grace

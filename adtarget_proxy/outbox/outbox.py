@@ -1,0 +1,213 @@
+"""The outbox of one process: what the request path appends to, and what senders find behind it.
+
+Everything that a fork must not share (journal, store, locks, the queue of ``memory://``) lives in a ``_Room`` that a child replaces
+before it runs a line of its own.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import threading
+import weakref
+from collections import Counter, deque
+from collections.abc import Mapping
+from contextlib import suppress
+from pathlib import Path
+
+from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox.journal import Journal
+from adtarget_proxy.outbox.memory import MemoryStore
+from adtarget_proxy.outbox.segments import Segments
+from adtarget_proxy.outbox.sqlite import SqliteStore
+from adtarget_proxy.outbox.store import Store
+from adtarget_proxy.tracking.events import Event
+
+try:
+    import fcntl
+except ImportError:  # Windows, where only memory:// is offered
+    fcntl = None  # type: ignore[assignment]
+
+_log = logging.getLogger("adtarget_proxy.outbox")
+IN_MEMORY = 100_000  # events that wait for the pump of memory://
+_SECRET = 64  # hex digits
+
+
+class _Room:
+    """What belongs to one process. ``segments`` None: memory://."""
+
+    def __init__(self, segments: Segments | None, secret: str | None = None) -> None:
+        self.turn = threading.Lock()  # one pump at a time
+        self.opening = threading.Lock()
+        self.store: Store | None = None
+        self.secret = secret
+        self.lost: Counter[str] = Counter()
+        self.failed = False
+        self.arrivals: deque[Event] = deque()
+        self.journal = Journal(segments) if segments is not None else None
+
+
+class Outbox:
+    """Where events are kept from the response to AdTarget's answer. Opened by its URL; starts nothing by itself."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._path = path
+        self.segments = None if path is None else Segments(path.with_name(path.name + ".journal"))
+        self._room = _Room(self.segments)
+        self._inherited: list[_Room] = []
+        _living.add(self)
+
+    @classmethod
+    def open(cls, url: str) -> Outbox:
+        """The outbox at ``memory://`` or ``sqlite:////abs/path``; touches no disk. Raises OutboxError for any other URL."""
+        scheme, _, rest = url.partition("://")
+        if url == "memory://":
+            return cls(None)
+        if scheme != "sqlite" or not rest.startswith("//"):
+            raise OutboxError("an outbox is sqlite:////abs/path/outbox.sqlite3 or memory://")
+        if fcntl is None:
+            raise OutboxError("this system has no flock, which a durable outbox needs; set the outbox to memory://")
+        return cls(Path(rest[1:]))
+
+    # -- the request path ------------------------------------------------------------------------------------------------
+
+    def append(self, event: Event) -> None:
+        """Keep one event: durable when this returns (but for ``memory://``). Never raises; what cannot be kept is counted."""
+        room = self._room
+        try:
+            if room.journal is not None:
+                room.journal.append(event)
+            elif len(room.arrivals) < IN_MEMORY:
+                room.arrivals.append(event)
+            else:
+                room.lost["memory full"] += 1
+        except Exception as error:
+            room.lost["unwritable"] += 1
+            if not room.failed:
+                room.failed = True
+                _log.error("an event could not be kept: %s", type(error).__name__)
+
+    # -- behind it -------------------------------------------------------------------------------------------------------
+
+    @property
+    def store(self) -> Store:
+        """This process' store, opened at its first use. Its methods raise OutboxError."""
+        room = self._room
+        if room.store is None:
+            with room.opening:
+                if room.store is None:
+                    room.store = MemoryStore() if self._path is None else SqliteStore(self._path)
+        return room.store
+
+    @property
+    def owner(self) -> str:
+        """The name under which this process claims; its journal's lock is held from here on. Raises OutboxError."""
+        journal = self._room.journal
+        if journal is None:
+            return "memory"
+        journal.open()
+        return journal.owner
+
+    @property
+    def journal(self) -> Journal | None:
+        """This process' journal; None for ``memory://``."""
+        return self._room.journal
+
+    @property
+    def arrivals(self) -> deque[Event]:
+        """What ``memory://`` has in place of a journal: events that the pump has not fetched yet, oldest first."""
+        return self._room.arrivals
+
+    @property
+    def turn(self) -> threading.Lock:
+        """Held by whoever pumps in this process."""
+        return self._room.turn
+
+    @property
+    def lost(self) -> Mapping[str, int]:
+        """Events that this process gave up, and torn lines it passed over, by cause."""
+        journal = self._room.journal
+        return self._room.lost + (journal.lost if journal is not None else Counter())
+
+    def count(self, cause: str, number: int = 1) -> None:
+        """Add to ``lost``."""
+        if number:
+            self._room.lost[cause] += number
+
+    def secret(self) -> str:
+        """The secret of a keyless site: made once and kept beside the outbox; where that cannot be, one of this process."""
+        room = self._room
+        if room.secret is None:
+            with room.opening:
+                if room.secret is None:
+                    room.secret = self._kept_secret()
+        return room.secret
+
+    def close(self) -> None:
+        """Let go of the journal and the store. Waiting events stay; an event that comes later is kept in a new journal."""
+        room = self._room
+        moved = False
+        if room.journal is not None and room.store is not None:
+            with suppress(OutboxError):
+                moved = self._all_moved(room.journal, room.store)
+                room.store.release(room.journal.owner)
+        if room.journal is not None:
+            room.journal.close(delete=moved)
+        if room.store is not None:
+            room.store.close()
+
+    def reset_after_fork(self) -> None:
+        """In the child, called by the fork itself: start anew, and close what would keep the parent's journal locked.
+
+        The parent's SQLite handle is kept and never used: closing it would drop the parent's own locks.
+        """
+        parent = self._room
+        self._room = _Room(self.segments, parent.secret)
+        self._inherited.append(parent)
+        if parent.journal is not None and self.segments is not None:
+            parent.journal.abandon()
+            self.segments.disown()
+
+    def _all_moved(self, journal: Journal, store: Store) -> bool:
+        return all(os.fstat(segment.fd).st_size <= store.offset(segment.name) for segment in journal.segments)
+
+    def _kept_secret(self) -> str:
+        if self._path is None:
+            return secrets.token_hex(_SECRET // 2)
+        path = self._path.with_name(self._path.name + ".secret")
+        try:
+            return _read_or_make(path)
+        except OSError as error:
+            _log.warning(
+                "no secret can be kept at %s (%s): visitors' state lasts as long as this process", path, error.strerror
+            )
+            return secrets.token_hex(_SECRET // 2)
+
+
+def _read_or_make(path: Path) -> str:
+    """The file's secret, written by whichever process holds its lock first."""
+    path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+    fd = os.open(path, os.O_CREAT | os.O_RDWR, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX)
+        kept = os.pread(fd, _SECRET, 0).decode("ascii", "replace")
+        if len(kept) < _SECRET:  # new, or its maker died while writing
+            kept = secrets.token_hex(_SECRET // 2)
+            os.pwrite(fd, kept.encode(), 0)
+            os.fsync(fd)
+        return kept
+    finally:
+        os.close(fd)
+
+
+_living: weakref.WeakSet[Outbox] = weakref.WeakSet()
+
+
+def _after_fork() -> None:
+    for outbox in list(_living):
+        outbox.reset_after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_after_fork)

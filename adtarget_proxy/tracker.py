@@ -1,0 +1,341 @@
+"""The one object a shell holds: it ties deciding, keeping and sending together.
+
+A shell calls ``plan`` before the app and ``finish`` at the response's start, or ``answer`` where the request is the package's own to answer.
+"""
+
+from __future__ import annotations
+
+import itertools
+import logging
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from copy import copy
+from dataclasses import dataclass
+from typing import Any
+
+from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
+from adtarget_proxy.errors import SettingsError
+from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.request import Tracking
+from adtarget_proxy.settings import InviteRoute, Settings, Site
+from adtarget_proxy.tracking.audience import is_granted, is_machine
+from adtarget_proxy.tracking.conversions import conversion_of
+from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.facts import Facts, Response, bare_host
+from adtarget_proxy.tracking.identity import Identity
+from adtarget_proxy.tracking.invite import ClickPlan, click_plan
+from adtarget_proxy.tracking.rules import REASONS, Gate, Reason, Rules
+from adtarget_proxy.tracking.state import derived_key
+from adtarget_proxy.tracking.visit import Outcome, Plan, finish, plan
+
+__all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking"]
+
+logger = logging.getLogger("adtarget_proxy")
+
+CLICKS_UNDER_ASGI = 64
+CLICKS_UNDER_WSGI = 4
+_LENT = ("fbp", "fbc", "client_ip", "user_agent")
+
+After = Callable[[Callable[[], None]], object]  # calls what it is given when its time has come, or never
+
+
+@dataclass(frozen=True, slots=True)
+class Reply:
+    """A response of our own, without a body."""
+
+    status: int
+    headers: tuple[tuple[str, str], ...]
+
+
+class Tracker:
+    """Starts nothing until the first request in this process. Raises SettingsError for settings that cannot work."""
+
+    def __init__(
+        self,
+        settings: Settings | None = None,
+        *,
+        clock: Callable[[], float] = time.time,
+        entropy: Callable[[int], bytes] = os.urandom,
+    ) -> None:
+        self.settings = settings if settings is not None else Settings()
+        self.rules = Rules(self.settings, self._keys, clock=clock, entropy=entropy)
+        self.outbox = Outbox.open(self.settings.outbox)
+        self.delivery = Delivery(self.settings, self.outbox)
+        self._tally = {reason: itertools.count() for reason in REASONS}
+        self._said: set[str] = set()
+        self._refuses_prefetch = self.settings.prefetch == "refuse"
+
+    # -- what a shell calls ----------------------------------------------------------------------------------------------------
+
+    def plan(self, facts: Facts) -> Plan:
+        """What the request alone decides, with the ids of a page's visitor."""
+        self.delivery.start()
+        planned = plan(facts, self.rules)
+        if planned.reason is not None:
+            next(self._tally[planned.reason])
+        elif planned.gate.origin is not None and planned.gate.origin.hint:
+            self._hint_at_proxy(planned.facts)
+        return planned
+
+    def takes_over(self, planned: Plan) -> bool:
+        """Whether the package answers the request itself: an invite route, or a prefetch that is refused."""
+        return planned.gate.slug is not None or (self._refuses_prefetch and planned.reason == "prefetch")
+
+    def watches(self, planned: Plan) -> bool:
+        """Whether the response's start has to be looked at."""
+        return planned.reason is None or planned.reason == "prefetch" or self.settings.debug
+
+    def finish(self, planned: Plan, response: Response) -> Outcome:
+        """What becomes of the response; its events are in the outbox when this returns."""
+        outcome = finish(planned, response, self.rules)
+        if outcome.events and not planned.is_kept:
+            planned.is_kept = True
+            self._keep(outcome.events)
+        if planned.reason is None:
+            next(self._tally[outcome.reason])
+        planned.reason = outcome.reason
+        return outcome
+
+    def answer(self, planned: Plan) -> Reply:
+        """The answer to a request that the package takes over; blocks for ``invite_timeout`` at most."""
+        begun = self._begin(planned, planned.gate, CLICKS_UNDER_WSGI)
+        if isinstance(begun, Reply):
+            return begun
+        click, call = begun
+        return self._redirect(planned, click, call.wait())
+
+    async def answer_async(self, planned: Plan) -> Reply:
+        """``answer`` for the ASGI shell."""
+        begun = self._begin(planned, planned.gate, CLICKS_UNDER_ASGI)
+        if isinstance(begun, Reply):
+            return begun
+        click, call = begun
+        return self._redirect(planned, click, await call.wait_async())
+
+    def unplanned(self, method: str, path: str) -> Plan:
+        """The plan of a request that ``plan`` has failed on: nothing is tracked, and the app finds nobody in it."""
+        next(self._tally["error"])
+        return Plan(_Unseen(method, "http", path, "", None), Gate("error"))
+
+    def rescue(self, planned: Plan) -> Reply | None:
+        """The fallback of an invite route, for when something of ours has failed; None where the request is not for one."""
+        facts = planned.facts
+        url = self.rules.fallback_for(facts.path) if facts.method in ("GET", "HEAD") else None
+        return _redirect_to(url) if url else None
+
+    def fault(self, where: str, planned: Plan | None = None) -> None:
+        """Note a fault of our own: with its traceback the first time, then only counted. Never raises."""
+        if planned is not None and planned.reason is None:
+            planned.reason = "error"
+            next(self._tally["error"])
+        if where not in self._said:
+            self._said.add(where)
+            with suppress(Exception):  # a log handler of the app's may
+                logger.exception("adtarget-proxy failed in %s; the app's response is not affected. Said once.", where)
+
+    # -- what the app calls, through Tracking ----------------------------------------------------------------------------------
+
+    def invite_path(self, planned: Plan, slug: str) -> str:
+        """The path of a slug's invite route. Raises LookupError."""
+        self._route_gate(planned, slug)
+        return self.rules.invite_path(slug)
+
+    def invite(self, planned: Plan, slug: str) -> str:
+        """The link for the visitor of ``planned``. Raises LookupError."""
+        gate = self._route_gate(planned, slug)
+        try:
+            begun = self._begin(planned, gate, CLICKS_UNDER_WSGI)
+            if isinstance(begun, Reply):
+                return _fallback(gate)
+            click, call = begun
+            return self._lend(planned, click, call.wait())
+        except Exception:
+            self.fault("invite", planned)
+            return _fallback(gate)
+
+    async def invite_async(self, planned: Plan, slug: str) -> str:
+        """``invite`` for async code."""
+        gate = self._route_gate(planned, slug)
+        try:
+            begun = self._begin(planned, gate, CLICKS_UNDER_ASGI)
+            if isinstance(begun, Reply):
+                return _fallback(gate)
+            click, call = begun
+            return self._lend(planned, click, await call.wait_async())
+        except Exception:
+            self.fault("invite", planned)
+            return _fallback(gate)
+
+    def conversion(
+        self, planned: Plan, fields: Mapping[str, Any], key: str | None, *, after: After | None = None
+    ) -> str:
+        """Keep a conversion, at once or when ``after`` calls what it is given; see ``Tracking.conversion``."""
+        site = self._site(planned.facts)
+        account = site.conversion_account if site else None
+        if account is None:
+            raise SettingsError(["api_key: missing; conversions need one: set ADTARGET_API_KEY (atk_live_…)"])
+        key = key or self.rules.entropy(16).hex()
+        visitor, lent = self._lent(planned)
+        event = conversion_of(
+            fields, account=account.id, key=key, visitor=visitor, now=self.rules.clock(), borrowed=lent
+        )
+        if after is None:
+            self._keep((event,))
+        else:
+            after(lambda: self._keep((event,)))
+        return key
+
+    def now_ms(self) -> int:
+        """The clock, in ms."""
+        return int(self.rules.clock() * 1000)
+
+    # -- looking after ---------------------------------------------------------------------------------------------------------
+
+    def counts(self) -> dict[str, int]:
+        """How many requests of this process ended in each reason."""
+        return {reason: next(copy(counter)) for reason, counter in self._tally.items()}
+
+    def start(self) -> None:
+        """Start sending in this process; the first request does it too."""
+        self.delivery.start()
+
+    def flush(self, timeout: float = 2.0) -> int:
+        """Send what waits, for at most ``timeout`` seconds; returns how many events are left."""
+        return self.delivery.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> int:
+        """``flush``, then stop sending; returns how many events are left. They stay in the outbox."""
+        left = self.delivery.close(timeout)
+        self.outbox.close()
+        return left
+
+    # -- inside ----------------------------------------------------------------------------------------------------------------
+
+    def _keep(self, events: Iterable[Event]) -> None:
+        for event in events:
+            self.outbox.append(event)
+        self.delivery.wake()
+
+    def _begin(self, planned: Plan, gate: Gate, limit: int) -> Reply | tuple[ClickPlan, InviteCall]:
+        """Start the ladder of a click that counts; any other gets its answer at once."""
+        deadline = time.monotonic() + self.settings.invite_timeout
+        if gate.reason == "prefetch":
+            return Reply(503, (("Cache-Control", "no-store"), ("Content-Length", "0")))
+        fallback = gate.route.fallback_url if gate.route else None
+        if gate.reason is not None or fallback is None:
+            return _redirect_to(fallback or "/")
+        click = click_plan(planned.facts, gate, self.rules)
+        self._keep(click.before)
+        request = Click(click.click, click.slug, click.fallback_url, deadline, click.known)
+        return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
+
+    def _redirect(self, planned: Plan, click: ClickPlan, answer: Answer) -> Reply:
+        self._note(planned, answer.reason)
+        return _redirect_to(answer.url, click.cookies)
+
+    def _lend(self, planned: Plan, click: ClickPlan, answer: Answer) -> str:
+        self._note(planned, answer.reason)
+        planned.click_cookies = click.cookies
+        return answer.url
+
+    def _note(self, planned: Plan, reason: Reason) -> None:
+        planned.reason = reason
+        next(self._tally[reason])
+
+    def _route_gate(self, planned: Plan, slug: str) -> Gate:
+        gate: Gate | None = None
+        if planned.gate.reason != "error":
+            try:
+                gate = self.rules.invite_gate(planned.facts, slug)
+            except Exception:
+                self.fault("invite", planned)
+                planned = self.unplanned(planned.facts.method, planned.facts.path)
+        if planned.gate.reason == "error":
+            url = self.rules.fallback_for(self.rules.invite_path(slug))
+            gate = Gate("error", slug=slug, route=InviteRoute(fallback_url=url)) if url else None
+        if gate is None:
+            raise LookupError(
+                f"no invite route {slug!r}; the settings' invites has: {', '.join(self._slugs()) or 'none'}"
+            )
+        return gate
+
+    def _slugs(self) -> list[str]:
+        return sorted({slug for site in self.settings.all_sites for slug in site.invites})
+
+    def _site(self, facts: Facts) -> Site | None:
+        return self.settings.site_for(bare_host(self.rules.origin(facts).host or ""))
+
+    def _lent(self, planned: Plan) -> tuple[str | None, dict[str, Any]]:
+        """The tempId and what a conversion borrows from its request: nothing from a webhook, a machine or without consent."""
+        facts, gate = planned.facts, planned.gate
+        site = self._site(facts)
+        if gate.reason in ("off", "opted-out", "gpc", "no-consent", "bot") or site is None:
+            return None, {}
+        if is_machine(facts.header("user-agent") or "") or not is_granted(self.settings.consent, facts):
+            return None, {}
+        visitor = planned.page or Identity(facts, self.rules.origin(facts), self.rules, self.rules.site_rules(site))
+        if visitor.new_visitor:
+            return None, {}
+        lent = {name: value for name, value in visitor.meta().items() if name in _LENT}
+        if visitor.new_fbp:
+            lent.pop("fbp", None)
+        return visitor.temp_id, lent
+
+    def _keys(self, site: Site) -> Sequence[str]:
+        keys: tuple[str, ...] = self.settings.secret_key
+        if keys:
+            return keys
+        if site.api_key:
+            return (derived_key(site.api_key),)
+        return (self.outbox.secret(),)
+
+    def _hint_at_proxy(self, facts: Facts) -> None:
+        if "proxy" in self._said:
+            return
+        self._said.add("proxy")
+        peer = facts.peer or ""
+        word = (
+            "unix"
+            if peer in ("", "unix")
+            else "127.0.0.0/8"
+            if peer.startswith("127.")
+            else "::1"
+            if peer == "::1"
+            else None
+        )
+        line = word or (
+            "10.0.0.0/8" if peer.startswith("10.") else "172.16.0.0/12" if peer.startswith("172.") else "192.168.0.0/16"
+        )
+        logger.warning(
+            "A proxy in front sends X-Forwarded-For, but none is trusted: visitors' addresses are not reported. "
+            'If the proxy is yours, set trusted_proxies (ADTARGET_TRUSTED_PROXIES="%s").',
+            line,
+        )
+
+
+def _redirect_to(url: str, cookies: Sequence[str] = ()) -> Reply:
+    """302 to an invite: not stored, not indexed, and the channel does not learn where the visitor came from."""
+    headers = [
+        ("Location", url),
+        ("Cache-Control", "private, no-store"),
+        ("X-Robots-Tag", "noindex"),
+        ("Referrer-Policy", "no-referrer"),
+        ("Content-Length", "0"),
+    ]
+    headers.extend(("Set-Cookie", cookie) for cookie in cookies)
+    return Reply(302, tuple(headers))
+
+
+def _fallback(gate: Gate) -> str:
+    return (gate.route.fallback_url if gate.route else None) or "/"
+
+
+class _Unseen(Facts):
+    """A request of which only the method and the path are known."""
+
+    __slots__ = ()
+
+    def header(self, name: str) -> str | None:  # noqa: ARG002
+        return None

@@ -1,0 +1,211 @@
+"""Which address is the visitor's, and which scheme and host the visitor sees.
+
+No header is read unless the peer is trusted (correctness C6). ``X-Forwarded-For`` lines are joined and walked from the right: each
+trusted hop vouches for the element before it; the first untrusted one is the visitor; a malformed element ends the walk, and
+the last good hop is the address. A hop count trusts any peer, by the user's word. ``Forwarded`` is RFC 7239 (C7).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from typing import NamedTuple
+
+from adtarget_proxy.tracking.facts import Facts, public_host
+
+UNIX = "unix"
+_MAX_HOPS = 32
+_CGNAT = ipaddress.ip_network("100.64.0.0/10")
+# RFC 7239: token = token or quoted string; pairs by ";", elements by ","
+_PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]*))\s*')
+
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
+
+
+class Address(NamedTuple):
+    """An IP address in its canonical spelling, and whether it may be the visitor's on the open internet."""
+
+    text: str
+    public: bool
+
+
+class Origin(NamedTuple):
+    """Who asked, and what the visitor's address bar says. ``hint``: a private peer brought X-Forwarded-For, untrusted."""
+
+    address: Address | None
+    scheme: str
+    host: str | None
+    hint: bool = False
+
+
+@lru_cache(maxsize=8192)
+def read_address(text: str) -> Address | None:
+    """An address with or without port, brackets or zone; an IPv4 one in IPv6 clothes is undressed. None where it is none."""
+    text = text.strip()
+    if text.startswith("["):
+        inner, bracket, rest = text[1:].partition("]")
+        if not bracket or (rest and not re.fullmatch(r":[0-9]{1,5}", rest)):
+            return None
+        text = inner
+    elif text.count(":") == 1:
+        text, _, port = text.partition(":")
+        if not port.isdigit():
+            return None
+    try:
+        address = ipaddress.ip_address(text.partition("%")[0])
+    except ValueError:
+        return None
+    if isinstance(address, ipaddress.IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
+    return Address(str(address), _is_public(address))
+
+
+def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
+    if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
+        return False
+    return not (address.is_unspecified or address.is_reserved or (address.version == 4 and address in _CGNAT))
+
+
+def truncated(text: str) -> str:
+    """The address with its host part zeroed: /24 for IPv4, /48 for IPv6."""
+    bits = 48 if ":" in text else 24
+    return str(ipaddress.ip_network(f"{text}/{bits}", strict=False).network_address)
+
+
+def origin_reader(trusted: int | Sequence[str], *, forwarded: bool = False) -> Callable[[Facts], Origin]:
+    """The function from facts to their Origin for one ``trusted_proxies`` setting; ``forwarded`` reads RFC 7239 instead."""
+    hops = trusted if isinstance(trusted, int) else None
+    if not trusted:
+        return _direct
+    networks = () if hops is not None else tuple(ipaddress.ip_network(item) for item in trusted_networks(trusted))
+    unix = hops is not None or UNIX in trusted_words(trusted)
+
+    @lru_cache(maxsize=4096)
+    def is_trusted(text: str) -> bool:
+        return _within(text, networks)
+
+    def origin(facts: Facts) -> Origin:
+        peer = facts.peer
+        by_unix = peer == UNIX
+        address = None if by_unix or peer is None else read_address(peer)
+        if not (unix if by_unix else hops is not None or (address is not None and is_trusted(address.text))):
+            return _direct(facts)
+        chain = _forwarded_chain(facts) if forwarded else _x_forwarded_chain(facts)
+        passed = 0
+        for element in islice(chain, _MAX_HOPS):
+            passed += 1
+            if element is None:
+                break
+            address = element
+            if passed == hops if hops is not None else not is_trusted(element.text):
+                break
+        scheme, host = _forwarded_view(facts, passed) if forwarded else _x_forwarded_view(facts, passed)
+        return Origin(address, scheme, host)
+
+    return origin
+
+
+def trusted_networks(trusted: int | Sequence[str]) -> list[str]:
+    """The networks among the words of the setting."""
+    return [] if isinstance(trusted, int) else [word for word in trusted if word != UNIX]
+
+
+def trusted_words(trusted: int | Sequence[str]) -> Sequence[str]:
+    """The setting's words."""
+    return () if isinstance(trusted, int) else trusted
+
+
+def _direct(facts: Facts) -> Origin:
+    peer = facts.peer
+    address = read_address(peer) if peer and peer != UNIX else None
+    hint = (address is None or not address.public) and facts.header("x-forwarded-for") is not None
+    return Origin(address, facts.scheme, public_host(facts.header("host")), hint)
+
+
+def _within(text: str, networks: Sequence[_Network]) -> bool:
+    address = ipaddress.ip_address(text)
+    return any(address.version == network.version and address in network for network in networks)
+
+
+# -- X-Forwarded-* ---------------------------------------------------------------------------------------------------------
+
+
+def _x_forwarded_chain(facts: Facts) -> Iterator[Address | None]:
+    """The elements from the right; None for a malformed one."""
+    line = facts.header("x-forwarded-for")
+    if line:
+        for element in reversed(line.split(",")):
+            yield read_address(element)
+
+
+def _x_forwarded_view(facts: Facts, passed: int) -> tuple[str, str | None]:
+    scheme = _element(facts.header("x-forwarded-proto"), passed)
+    host = public_host(_element(facts.header("x-forwarded-host"), passed))
+    return _scheme(scheme, facts), host or public_host(facts.header("host"))
+
+
+def _element(line: str | None, passed: int) -> str | None:
+    """The element that the outermost trusted hop wrote: as far from the right as the walk went, at most the first."""
+    if not line:
+        return None
+    elements = line.split(",")
+    return elements[max(len(elements) - max(passed, 1), 0)].strip()
+
+
+def _scheme(text: str | None, facts: Facts) -> str:
+    scheme = (text or "").lower()
+    return scheme if scheme in ("http", "https") else facts.scheme
+
+
+# -- Forwarded ---------------------------------------------------------------------------------------------------------------
+
+
+def _forwarded_chain(facts: Facts) -> Iterator[Address | None]:
+    for element in _forwarded_elements(facts):
+        yield read_address(element["for"]) if element is not None and "for" in element else None
+
+
+def _forwarded_view(facts: Facts, passed: int) -> tuple[str, str | None]:
+    view: dict[str, str] = {}
+    for element in islice(_forwarded_elements(facts), max(passed, 1)):
+        if element is None:
+            break
+        view = element
+    return _scheme(view.get("proto"), facts), public_host(view.get("host")) or public_host(facts.header("host"))
+
+
+def _forwarded_elements(facts: Facts) -> Iterator[dict[str, str] | None]:
+    """The elements of ``Forwarded`` from the right, as name → value; None at the first malformed one, then no more."""
+    for text in reversed(_split_quoted(facts.header("forwarded") or "", ",")):
+        element: dict[str, str] = {}
+        for part in _split_quoted(text, ";"):
+            pair = _PAIR.fullmatch(part)
+            if pair is None or pair[1].lower() in element:
+                yield None
+                return
+            element[pair[1].lower()] = re.sub(r"\\(.)", r"\1", pair[2]) if pair[2] is not None else pair[3]
+        yield element
+
+
+def _split_quoted(text: str, separator: str) -> list[str]:
+    """``text`` split where the separator is outside quotes. An unclosed quote swallows the rest, which then is malformed."""
+    if not text:
+        return []
+    if '"' not in text:
+        return text.split(separator)
+    parts, start, quoted, escaped = [], 0, False, False
+    for at, char in enumerate(text):
+        if escaped:
+            escaped = False
+        elif char == "\\" and quoted:
+            escaped = True
+        elif char == '"':
+            quoted = not quoted
+        elif char == separator and not quoted:
+            parts.append(text[start:at])
+            start = at + 1
+    parts.append(text[start:])
+    return parts

@@ -1,0 +1,79 @@
+"""Who counts: no machines, no previews, nothing fetched ahead, nobody who said no.
+
+The lists are those of meta-cookies ("Who gets no ids, no visit, no invite"). In-app browsers are people and come before the
+generic rule, unless the agent also names a previewer.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from enum import StrEnum
+from functools import lru_cache
+from typing import Any
+
+from adtarget_proxy.tracking.facts import Facts
+
+_PREVIEWS = (
+    "facebookexternalhit|facebot|facebookcatalog|meta-externalagent|meta-externalfetcher|meta-externalads|meta-webindexer|"
+    "telegrambot|whatsapp/|twitterbot|slackbot|discordbot|vkshare|skypeuripreview|viber"
+)
+_TOOLS = (
+    "kube-probe|elb-healthchecker|googlehc|prometheus|blackbox exporter|uptimerobot|pingdom|"
+    "curl/|wget/|python-requests|python-httpx|aiohttp|go-http-client|okhttp"
+)
+_GENERIC = "bot|crawl|spider|slurp|headless|lighthouse|inspect|scan|monitor|preview|fetch|feed|archiv|\\+http"
+_PREVIEW = re.compile(_PREVIEWS, re.IGNORECASE)
+_PERSON = re.compile(r"FBAN|FBAV|FB_IAB|Instagram|Telegram", re.IGNORECASE)
+_MACHINE = re.compile(f"{_GENERIC}|{_TOOLS}", re.IGNORECASE)
+_CUBOT = re.compile("cubot", re.IGNORECASE)
+
+_PURPOSES = ("sec-purpose", "purpose", "x-purpose", "x-moz", "x-sec-purpose")
+_AHEAD_ALWAYS = frozenset({"next-router-prefetch", "x-fb-http-engine"})
+_AHEAD_HEADERS = _AHEAD_ALWAYS.union(_PURPOSES)
+_AHEAD = re.compile("prefetch|prerender|preview", re.IGNORECASE)
+
+
+@lru_cache(maxsize=4096)
+def is_machine(agent: str) -> bool:
+    """Whether a User-Agent belongs to a bot, a link preview, a monitor or an HTTP library. An empty one does."""
+    if not agent.strip() or _PREVIEW.search(agent):
+        return True
+    if _PERSON.search(agent):
+        return False
+    return _MACHINE.search(_CUBOT.sub("", agent)) is not None
+
+
+def is_ahead_of_time(facts: Facts) -> bool:
+    """Whether the browser (or a router in the page) fetches what nobody has asked to see yet."""
+    if not facts.has_any(_AHEAD_HEADERS):
+        return False
+    if facts.has_any(_AHEAD_ALWAYS):
+        return True
+    return any(_AHEAD.search(facts.header(name) or "") for name in _PURPOSES)
+
+
+def signals_gpc(facts: Facts) -> bool:
+    """``Sec-GPC: 1``, the Global Privacy Control signal."""
+    return facts.header("sec-gpc") == "1"
+
+
+def signals_dnt(facts: Facts) -> bool:
+    """``DNT: 1``, Do Not Track."""
+    return facts.header("dnt") == "1"
+
+
+class Consent(StrEnum):
+    """What a ``consent`` callable answers; a bool or None is read as granted, denied or unknown."""
+
+    GRANTED = "granted"
+    DENIED = "denied"
+    UNKNOWN = "unknown"
+
+
+def is_granted(ask: Callable[[Facts], Any] | None, facts: Facts) -> bool:
+    """Whether this visitor may be tracked. Without a callable everybody is; one that raises has not granted anything."""
+    if ask is None:
+        return True
+    answer = ask(facts)
+    return answer is True or answer == Consent.GRANTED

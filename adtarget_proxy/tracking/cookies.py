@@ -1,0 +1,241 @@
+"""``_fbp``, ``_fbc``, ``adtarget_temp_id``, ``adtarget_session_id``: read, choose, mint, render.
+
+The values follow Meta's "ClickID and the fbp and fbc parameters" page: ``fb.<subdomainIndex>.<creationTime ms>.<payload>``, a
+fifth part being Meta's SDK token. Four parts are minted, four or five accepted and passed on byte for byte. An invalid value is
+an absent one, never an error; the creation time of a value never changes.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Callable, Mapping
+from functools import lru_cache
+from typing import TYPE_CHECKING
+
+from adtarget_proxy.tracking.state import Glance, glance
+
+if TYPE_CHECKING:
+    from publicsuffixlist import PublicSuffixList
+
+FBP = "_fbp"
+FBC = "_fbc"
+TEMP_ID = "adtarget_temp_id"
+SESSION_ID = "adtarget_session_id"
+STATE = "adtarget_state"
+OPT_OUT = "adtarget_optout"
+
+META_MAX_AGE = 7_776_000  # 90 days
+TEMP_ID_MAX_AGE = 31_536_000  # 1 year
+SESSION_MAX_AGE = 1_800  # 30 minutes, sliding
+STATE_MAX_AGE = 31_536_000
+REISSUE_AFTER = 2_592_000  # a third of the shortest of the long lives
+
+_OURS = frozenset({FBP, FBC, TEMP_ID, SESSION_ID, STATE})
+_EARLIEST_MS = 1_483_228_800_000  # 2017-01-01
+_DAY_MS = 86_400_000
+# RFC 6265's cookie-octet: printable ASCII but for the quote, the comma, the semicolon, the backslash and the space
+_OCTETS = r"!#$%&'()*+\-./0-9:<=>?@A-Z\[\]^_`a-z{|}~"
+_PAYLOAD = _OCTETS.replace("./", "/")
+_META = re.compile(
+    rf"fb\.([0-9]{{1,3}})\.([0-9]{{13}}|[0-9]{{10}})\.([{_PAYLOAD}]{{1,500}})(?:\.([A-Za-z0-9_-]{{2}}|[A-Za-z0-9_-]{{8}}))?"
+)
+_UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
+_SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_CLICK = re.compile(r"(?:^|&|;|\bamp;)fbclid=([^&;#]*)")
+_CLICK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
+
+
+class Jar:
+    """Our cookies of one request, validated; several of a name with their creation times (ms), in the order of the header.
+
+    Read-only: one jar serves every request that brings the same Cookie header.
+    """
+
+    __slots__ = ("fbc", "fbp", "seen", "session_id", "state", "temp_id")
+
+    def __init__(self) -> None:
+        self.fbp: dict[str, int] = {}
+        self.fbc: dict[str, int] = {}
+        self.temp_id: str | None = None
+        self.session_id: str | None = None
+        self.state: str | None = None
+        self.seen: Glance | None = None  # what the state claims, unchecked
+
+
+def read_jar(header: str | None) -> Jar:
+    """Our cookies out of a Cookie header. Quotes belong to a value (correctness C3); no byte of a neighbour can raise."""
+    if not header:
+        return _EMPTY
+    return _read_jar(header) if len(header) <= _MAX_REMEMBERED else _read_jar.__wrapped__(header)
+
+
+@lru_cache(maxsize=2048)  # a visitor's pages follow one another with the same header
+def _read_jar(header: str) -> Jar:
+    jar = Jar()
+    for pair in header.split(";"):
+        name, _, value = pair.partition("=")
+        name = name.strip()
+        if name not in _OURS:
+            continue
+        value = value.strip()
+        if name in (FBP, FBC):
+            made = creation_ms(value)
+            if made is not None:
+                (jar.fbp if name == FBP else jar.fbc).setdefault(value, made)
+        elif name == SESSION_ID:
+            if jar.session_id is None and _SESSION.fullmatch(value):
+                jar.session_id = value
+        elif name == TEMP_ID:
+            if jar.temp_id is None and _UUID.fullmatch(value):
+                jar.temp_id = value
+        elif jar.state is None:
+            jar.state = value
+    jar.seen = glance(jar.state, jar.temp_id)
+    return jar
+
+
+_EMPTY = Jar()
+_MAX_REMEMBERED = 4096
+
+
+# -- Meta's two ------------------------------------------------------------------------------------------------------------
+
+
+def creation_ms(text: str) -> int | None:
+    """The creation time (Unix ms) of an ``_fbp`` or ``_fbc`` of the shape above, made in 2017 or later; None for any other."""
+    match = _META.fullmatch(text)
+    if match is None:
+        return None
+    made = int(match[2]) * (1000 if len(match[2]) == 10 else 1)
+    return made if made >= _EARLIEST_MS else None
+
+
+def choose_fbp(values: Mapping[str, int], now_ms: int, reported: str | None) -> str | None:
+    """The ``_fbp`` to go by, not made later than a day from now.
+
+    Of several valid ones the one we did not report (the pixel's own, which Meta sees in the browser), else the oldest.
+    """
+    if len(values) == 1:
+        ((value, made),) = values.items()
+        return value if made <= now_ms + _DAY_MS else None
+    valid = {value: made for value, made in values.items() if made <= now_ms + _DAY_MS}
+    if len(valid) > 1 and reported in valid:
+        del valid[reported]
+    return min(valid, key=valid.__getitem__) if valid else None
+
+
+def choose_fbc(values: Mapping[str, int], now_ms: int) -> str | None:
+    """The ``_fbc`` to go by: of several valid ones the newest."""
+    valid = {value: made for value, made in values.items() if made <= now_ms + _DAY_MS}
+    return max(valid, key=valid.__getitem__) if valid else None
+
+
+def payload_of(text: str) -> str:
+    """The fourth part of a valid value (not what follows the last dot: Meta's token may)."""
+    return text.split(".", 4)[3]
+
+
+def click_id(query: str) -> str | None:
+    """The ``fbclid`` of a raw query: the first non-empty one, at most once percent-decoded, or None.
+
+    Anything outside ``[A-Za-z0-9_-]`` or over 500 characters is ignored, never cut, re-cased or decoded twice: Meta warns
+    of a modified fbclid.
+    """
+    if "fbclid=" not in query:
+        return None
+    for match in _CLICK.finditer(query):
+        if match[1]:
+            value = _PERCENT.sub(lambda code: chr(int(code[1], 16)), match[1])
+            return value if _CLICK_ID.fullmatch(value) else None
+    return None
+
+
+def mint_fbp(index: int, now_ms: int, entropy: Callable[[int], bytes]) -> str:
+    """A new ``_fbp``: the payload is random, from 10^9 to 2^31 - 1. ``entropy`` gives that many random bytes."""
+    return f"fb.{index}.{now_ms}.{1_000_000_000 + int.from_bytes(entropy(8)) % 1_147_483_648}"
+
+
+def mint_fbc(index: int, now_ms: int, fbclid: str) -> str:
+    """The ``_fbc`` of a click seen now."""
+    return f"fb.{index}.{now_ms}.{fbclid}"
+
+
+# -- the domain ------------------------------------------------------------------------------------------------------------
+
+
+def cookie_domain(host: str, explicit: str | None) -> str | None:
+    """The Domain for a bare lower-case ``host``: what the user set where the host is in it, else the registrable domain where
+    the public-suffix list is installed (``[psl]``), else None: host-only. IPs, localhost and public suffixes are host-only.
+    """
+    if explicit and (host == explicit or host.endswith("." + explicit)):
+        return explicit
+    return _registrable(host)
+
+
+def subdomain_index(host: str, domain: str | None) -> int:
+    """Labels of the cookie's domain less one: ``example.com`` 1, ``www.example.com`` 2; at least 1."""
+    name = domain or host
+    return 1 if _is_ip(name) else max(name.count("."), 1)
+
+
+@lru_cache(maxsize=1024)
+def _registrable(host: str) -> str | None:
+    suffixes = _suffix_list()
+    if suffixes is None or "." not in host or _is_ip(host):
+        return None
+    domain = suffixes.privatesuffix(host)
+    return str(domain) if domain else None
+
+
+@lru_cache(maxsize=1)
+def _suffix_list() -> PublicSuffixList | None:
+    try:
+        from publicsuffixlist import PublicSuffixList
+    except ImportError:
+        return None
+    return PublicSuffixList()
+
+
+def same_site(host: str, other: str, explicit: str | None = None) -> bool:
+    """Whether two bare hosts belong to one site: equal, or under one registrable domain as far as it is known."""
+    if host == other:
+        return True
+    domain = cookie_domain(host, explicit)
+    return domain is not None and (other == domain or other.endswith("." + domain))
+
+
+def _is_ip(name: str) -> bool:
+    if not name or not (name[-1].isdigit() or ":" in name):
+        return False
+    try:
+        ipaddress.ip_address(name)
+    except ValueError:
+        return False
+    return True
+
+
+# -- rendering -------------------------------------------------------------------------------------------------------------
+
+_SAFE = re.compile(rf"[{_OCTETS}]*")
+
+
+def render(name: str, value: str, max_age: int, domain: str | None, *, secure: bool, http_only: bool = False) -> str:
+    """The value of a Set-Cookie header. Raises ValueError where ``value`` holds anything but cookie-octets."""
+    if not _SAFE.fullmatch(value):
+        raise ValueError(f"a value for {name} holds what a cookie cannot")
+    return f"{name}={value}{_attributes(max_age, domain, secure, http_only)}"
+
+
+@lru_cache(maxsize=1024)
+def _attributes(max_age: int, domain: str | None, secure: bool, http_only: bool) -> str:
+    parts = ["", f"Max-Age={max_age}", "Path=/"]
+    if domain:
+        parts.insert(1, f"Domain={domain}")
+    if secure:
+        parts.append("Secure")
+    if http_only:
+        parts.append("HttpOnly")
+    parts.append("SameSite=Lax")
+    return "; ".join(parts)

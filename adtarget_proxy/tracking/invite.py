@@ -1,0 +1,86 @@
+"""A click on an invite route: what AdTarget is asked, on whose behalf, and what the visitor keeps.
+
+The click carries the last touch, so that a join is attributed to the ad that brought the visitor. Where the request carries no
+session, no visit was ever made (an app's prefetched page, an ad that links straight to the route): one is made at the click.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick
+from adtarget_proxy.tracking.facts import Facts
+from adtarget_proxy.tracking.identity import Identity, touch_of
+from adtarget_proxy.tracking.rules import Gate, Rules
+from adtarget_proxy.tracking.visit import new_touch, visit_of
+
+
+@dataclass(frozen=True, slots=True)
+class ClickPlan:
+    """A click that counts: the event to send, the events that go before it, and the changed cookies.
+
+    ``known``: the visitor came with a tempId, so a link, a call in flight or a waiting visit of theirs can exist.
+    """
+
+    click: InviteClick
+    before: tuple[Event, ...]
+    cookies: tuple[str, ...]
+    slug: str
+    fallback_url: str
+    known: bool
+
+
+def click_plan(facts: Facts, gate: Gate, rules: Rules) -> ClickPlan:
+    """The plan for a click that ``Rules.gate`` let through. Raises ValueError for any other gate."""
+    site, route, origin, slug = gate.rules, gate.route, gate.origin, gate.slug
+    if site is None or route is None or origin is None or slug is None:
+        raise ValueError("not a click that counts")
+    visitor = Identity(facts, origin, rules, site)
+    referrer = visitor.same_site_referrer()
+    remembered = dict(visitor.state.fresh_touch(visitor.now)) if visitor.state else {}
+    landing = remembered.pop("landing_page", None)
+    own = bool(visitor.touch) or visitor.new_fbc
+    touch = visitor.touch if own else remembered or _referrers_touch(referrer)
+    href = referrer or landing or visitor.href
+    landing = visitor.href if own else landing or referrer or visitor.href
+
+    before: list[Event] = []
+    if visitor.changed_fbp:
+        before.append(visitor.fbp_update())
+    if not visitor.had_session:
+        from_ad = visitor.from_ad or bool(touch.keys() & {"gclid", "ttclid", "sccid"})
+        outside = None if referrer else visitor.referrer
+        event_id = rules.entropy(16).hex()
+        before.append(
+            visit_of(visitor, site, event_id=event_id, href=href, referrer=outside, touch=touch, from_ad=from_ad)
+        )
+
+    fields = visitor.meta()
+    fields.update(touch)
+    fields["href"] = href
+    if route.channel_id is not None:
+        fields["channel_id"] = route.channel_id
+    if visitor.referrer and not referrer:
+        fields["referrer"] = visitor.referrer
+    key = rules.entropy(16).hex()
+    click = InviteClick(
+        id=key,
+        key=key,
+        account=site.account,
+        visitor=visitor.temp_id,
+        at=visitor.now,
+        worth=PAID_OR_AWAITED,
+        fields=fields,
+    )
+    changed = new_touch(visitor)
+    if changed is None and visitor.state is None and touch:
+        changed = touch
+    cookies = tuple(visitor.cookies(landing=landing, touch=changed, slide=False))
+    fallback = route.fallback_url or ""
+    return ClickPlan(click, tuple(before), cookies, slug, fallback, known=not visitor.new_visitor)
+
+
+def _referrers_touch(referrer: str | None) -> Mapping[str, str]:
+    """Where no touch is known, the query of the page that was clicked on counts as the landing's."""
+    return touch_of(referrer.partition("?")[2]) if referrer else {}

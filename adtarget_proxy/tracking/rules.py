@@ -1,0 +1,211 @@
+"""The settings, compiled for the request path: one ``Rules`` for a Tracker, one ``SiteRules`` for each of its sites.
+
+``Rules.gate`` is what every request passes first: it answers with the reason for leaving the request alone, or with the site whose
+page or invite route it is. A reason is the first that holds, in the order of ``REASONS``.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from fnmatch import translate
+from functools import lru_cache
+from typing import Literal, get_args
+from uuid import UUID
+
+from adtarget_proxy.settings import InviteRoute, Settings, Site
+from adtarget_proxy.tracking.address import Origin, origin_reader
+from adtarget_proxy.tracking.audience import is_ahead_of_time, is_granted, is_machine, signals_dnt, signals_gpc
+from adtarget_proxy.tracking.cookies import OPT_OUT
+from adtarget_proxy.tracking.facts import Facts, bare_host
+from adtarget_proxy.tracking.pages import asks_for_page
+from adtarget_proxy.tracking.state import StateSigner
+
+Reason = Literal[
+    "off",
+    "unknown-host",
+    "excluded",
+    "opted-out",
+    "not-a-page",
+    "prefetch",
+    "bot",
+    "gpc",
+    "no-consent",
+    "status",
+    "not-html",
+    "cacheable",
+    "error",
+    "tracked",
+    "invite",
+    "invite-repeat",
+    "invite-fallback",
+]
+REASONS: tuple[Reason, ...] = get_args(Reason)
+
+
+@dataclass(frozen=True, slots=True)
+class SiteRules:
+    """One site on the request path: which account its events are for, and who signs its state."""
+
+    site: Site
+    account: str
+    conversion_account: str | None
+    signer: StateSigner
+
+
+@dataclass(slots=True)
+class Gate:
+    """What the request alone decides. Without a reason it is a page view (``slug`` None) or a click that counts."""
+
+    reason: Reason | None
+    rules: SiteRules | None = None
+    slug: str | None = None
+    route: InviteRoute | None = None
+    origin: Origin | None = None
+
+
+_OFF = Gate("off")
+_EXCLUDED = Gate("excluded")
+_OPTED_OUT = Gate("opted-out")
+_NOT_A_PAGE = Gate("not-a-page")
+
+
+class Rules:
+    """See the module's docstring. ``keys`` gives a site's signing keys, newest first; asked once a site, at its first page."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        keys: Callable[[Site], Sequence[str]],
+        *,
+        clock: Callable[[], float],
+        entropy: Callable[[int], bytes],
+    ) -> None:
+        self.settings = settings
+        self.clock = clock
+        self.entropy = entropy
+        self.origin = origin_reader(settings.trusted_proxies, forwarded=settings.forwarded_header)
+        self._keys = keys
+        self._off = settings.mode == "off"
+        self._many = bool(settings.sites)
+        self._only = settings.all_sites[0]
+        self._sites: dict[str, SiteRules] = {}
+        self._routes = {slug for site in settings.all_sites for slug in site.invites}
+        self._before_slug, self._after_slug = settings.invite_path.split("{slug}")
+        self.is_left_out = _left_out(settings.include, settings.exclude)
+
+    def gate(self, facts: Facts) -> Gate:
+        """Whether to leave this request alone, and why."""
+        slug = self._slug(facts.path) if self._routes else None
+        if slug is not None and facts.method in ("GET", "HEAD"):
+            gate = self.invite_gate(facts, slug)
+            if gate is not None:
+                return gate
+        if self._off:
+            return _OFF
+        origin = self.origin(facts) if self._many else None
+        site = self.settings.site_for(bare_host(origin.host)) if origin and origin.host else None
+        if origin is not None and site is None:
+            return Gate("unknown-host")
+        if self.is_left_out(facts.path):
+            return _EXCLUDED
+        if OPT_OUT in (facts.header("cookie") or ""):
+            return _OPTED_OUT
+        if not asks_for_page(facts):
+            return _NOT_A_PAGE
+        reason = self._audience(facts)
+        if reason:
+            return Gate(reason)
+        origin = origin or self.origin(facts)
+        if origin.host is None:
+            return Gate("unknown-host")
+        return Gate(None, self.site_rules(site or self._only), origin=origin)
+
+    def invite_path(self, slug: str) -> str:
+        """The path of a slug's invite route."""
+        return f"{self._before_slug}{slug}{self._after_slug}"
+
+    def fallback_for(self, path: str) -> str | None:
+        """The link of last resort for an invite route, by its path alone: for when everything else of ours has failed."""
+        slug = self._slug(path)
+        for site in self.settings.all_sites:
+            if slug is not None and slug in site.invites:
+                return site.invites[slug].fallback_url
+        return None
+
+    def site_rules(self, site: Site) -> SiteRules:
+        """The compiled rules of a site."""
+        found = self._sites.get(site.name)
+        if found is None:
+            tracking, conversions = site.tracking_account, site.conversion_account
+            found = self._sites[site.name] = SiteRules(
+                site,
+                tracking.id if tracking else "",
+                conversions.id if conversions else None,
+                StateSigner(self._keys(site)),
+            )
+        return found
+
+    def new_uuid(self) -> str:
+        """A random UUID (version 4)."""
+        return str(UUID(bytes=self.entropy(16), version=4))
+
+    def _slug(self, path: str) -> str | None:
+        if not path.startswith(self._before_slug) or not path.endswith(self._after_slug):
+            return None
+        slug = path[len(self._before_slug) : len(path) - len(self._after_slug)]
+        return slug if slug in self._routes else None
+
+    def invite_gate(self, facts: Facts, slug: str) -> Gate | None:
+        """Whether a click on a slug counts; None where the request's host has no such route.
+
+        A route is the user's own word: neither ``include`` nor ``exclude`` can turn its button dead.
+        """
+        origin = self.origin(facts)
+        site = self.settings.site_for(bare_host(origin.host or ""))
+        route = site.invites.get(slug) if site else None
+        if site is None or route is None:
+            return None
+        reason: Reason | None
+        if self._off:
+            reason = "off"
+        elif origin.host is None:
+            reason = "unknown-host"
+        elif OPT_OUT in (facts.header("cookie") or ""):
+            reason = "opted-out"
+        elif facts.method == "HEAD":
+            reason = "not-a-page"
+        else:
+            reason = self._audience(facts)
+        return Gate(reason, self.site_rules(site) if reason is None else None, slug, route, origin)
+
+    def _audience(self, facts: Facts) -> Reason | None:
+        settings = self.settings
+        if is_ahead_of_time(facts):
+            return "prefetch"
+        if is_machine(facts.header("user-agent") or ""):
+            return "bot"
+        if (settings.respect_gpc and signals_gpc(facts)) or (settings.respect_dnt and signals_dnt(facts)):
+            return "gpc"
+        if settings.consent is not None and not is_granted(settings.consent, facts):
+            return "no-consent"
+        return None
+
+
+def _left_out(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
+    """Whether a path is outside ``include`` or inside ``exclude`` (fnmatch patterns), remembered for the last 4096 paths."""
+    wanted = _any_of(include)
+    unwanted = _any_of(exclude)
+
+    @lru_cache(maxsize=4096)
+    def is_left_out(path: str) -> bool:
+        if wanted is not None and not wanted.match(path):
+            return True
+        return unwanted is not None and unwanted.match(path) is not None
+
+    return is_left_out
+
+
+def _any_of(patterns: Sequence[str]) -> re.Pattern[str] | None:
+    return re.compile("|".join(translate(pattern) for pattern in patterns)) if patterns else None

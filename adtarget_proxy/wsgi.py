@@ -1,0 +1,135 @@
+"""The WSGI shell: it translates an environ into facts and an outcome into headers. What happens is decided elsewhere.
+
+The app's iterable goes back unchanged, with its ``len``, its ``close`` and its laziness; headers are decided inside
+``start_response``, which a generator calls at its first ``next``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+from adtarget_proxy.settings import Settings
+from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking
+
+if TYPE_CHECKING:
+    from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
+
+HeaderList = list[tuple[str, str]]
+_STATUS = {302: "302 Found", 503: "503 Service Unavailable"}
+
+
+class AdTargetMiddleware:
+    """Wraps a WSGI app; without ``settings`` they come from the environment. Raises SettingsError where they cannot work."""
+
+    def __init__(self, app: WSGIApplication, settings: Settings | None = None) -> None:
+        self.app = app
+        self.tracker = Tracker(settings)
+
+    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
+        if "adtarget" in environ:  # installed twice works once
+            return self.app(environ, start_response)
+        tracker = self.tracker
+        reply: Reply | None = None
+        try:
+            planned = tracker.plan(WsgiFacts(environ))
+            environ["adtarget"] = Tracking(planned, tracker)
+            if tracker.takes_over(planned):
+                reply = tracker.answer(planned)
+            elif tracker.watches(planned):
+                start_response = self._finishing(start_response, planned)
+        except Exception:
+            reply = self._rescue(environ)
+        if reply is None:
+            return self.app(environ, start_response)
+        start_response(_STATUS[reply.status], list(reply.headers))
+        return [b""]
+
+    def flush(self, timeout: float = 2.0) -> int:
+        """Send what waits, for at most ``timeout`` seconds; returns how many events are left."""
+        return self.tracker.flush(timeout)
+
+    def close(self, timeout: float = 2.0) -> int:
+        """Flush, then stop sending; returns how many events are left. They stay in the outbox for the next start."""
+        return self.tracker.close(timeout)
+
+    def _finishing(self, start_response: StartResponse, planned: Plan) -> StartResponse:
+        tracker = self.tracker
+
+        def finishing(status: str, headers: HeaderList, *exc_info: Any) -> Any:
+            try:
+                outcome = tracker.finish(planned, Response(int(status[:3]), _by_name(headers)))
+                headers = with_outcome(headers, outcome, tracker.settings.debug)
+            except Exception:
+                tracker.fault("finish")
+            return start_response(status, headers, *exc_info)
+
+        return finishing
+
+    def _rescue(self, environ: WSGIEnvironment) -> Reply | None:
+        try:
+            self.tracker.fault("plan")
+            return self.tracker.rescue(_path(environ)) if environ["REQUEST_METHOD"] in ("GET", "HEAD") else None
+        except Exception:
+            return None
+
+
+class WsgiFacts(Facts):
+    """The facts of an environ, read while the request lasts."""
+
+    __slots__ = ("_environ",)
+
+    def __init__(self, environ: WSGIEnvironment) -> None:
+        self._environ = environ
+        self.method = environ["REQUEST_METHOD"]
+        self.scheme = environ["wsgi.url_scheme"]
+        self.path = _path(environ)
+        self.query = environ.get("QUERY_STRING", "")
+        peer = environ.get("REMOTE_ADDR")
+        self.peer = "unix" if peer in ("", "unix:") else peer
+
+    def header(self, name: str) -> str | None:
+        value: str | None = self._environ.get(_KEYS[name])
+        return value
+
+    @property
+    def raw_path(self) -> str:
+        path: str = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
+        return quote(path.encode("latin-1", "replace"), safe="!$&'()*+,-./:;=@_~")
+
+
+class _Keys(dict[str, str]):
+    """Header names as CGI spells them, each made once."""
+
+    def __missing__(self, name: str) -> str:
+        self[name] = key = "HTTP_" + name.upper().replace("-", "_")
+        return key
+
+
+_KEYS = _Keys()
+
+
+def with_outcome(headers: HeaderList, outcome: Outcome, debug: bool) -> HeaderList:
+    """A new header list: the app's, less what the outcome takes off, plus what it adds."""
+    gone = outcome.dropped | {"cache-control"} if outcome.cache_control is not None else outcome.dropped
+    new = [pair for pair in headers if pair[0].lower() not in gone] if gone else list(headers)
+    if outcome.cache_control is not None:
+        new.append(("Cache-Control", outcome.cache_control))
+    new.extend(("Set-Cookie", cookie) for cookie in outcome.cookies)
+    if debug:
+        new.append(("X-Adtarget-Reason", outcome.reason))
+    return new
+
+
+def _by_name(headers: HeaderList) -> dict[str, str]:
+    table: dict[str, str] = {}
+    for name, value in headers:
+        key = name.lower()
+        table[key] = f"{table[key]}, {value}" if key in table else value
+    return table
+
+
+def _path(environ: WSGIEnvironment) -> str:
+    path: str = environ.get("SCRIPT_NAME", "") + environ.get("PATH_INFO", "")
+    return path if path.isascii() else path.encode("latin-1", "replace").decode("utf-8", "replace")

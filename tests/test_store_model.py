@@ -1,0 +1,281 @@
+"""The store against a reference that is too simple to be wrong: a list of events."""
+
+from __future__ import annotations
+
+import tempfile
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from hypothesis import settings
+from hypothesis import strategies as st
+from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+
+from adtarget_proxy.outbox import DeadReason, Store
+from adtarget_proxy.outbox.memory import MemoryStore
+from adtarget_proxy.outbox.sqlite import SqliteStore
+from adtarget_proxy.tracking.events import PLAIN, Conversion, Event, FbpUpdate, Visit
+
+ACCOUNTS, VISITORS, OWNERS = ("a", "b"), ("x", "y", "z"), ("p", "q")
+PATIENCE = 900
+Queue = tuple[str, str]  # account and visitor
+
+
+@dataclass
+class Entry:
+    """What the reference knows of an event."""
+
+    event: Event
+    worth: int
+    at: float
+    due: float
+    fbp: str | None = None
+    tries: int = 0
+    unknown_since: float | None = None
+    owner: str | None = None
+
+    @property
+    def id(self) -> str:
+        return self.event.id
+
+    @property
+    def queue(self) -> Queue:
+        return self.event.account, self.event.visitor
+
+
+class StoreMachine(RuleBasedStateMachine):
+    """Events of a few visitors, in every order of calls."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.store = self.engine()
+        self.waiting: list[Entry] = []
+        self.settled: set[str] = set()
+        self.dead: list[Entry] = []
+        self.gone_out: dict[Queue, float] = {}  # when the newest visit that AdTarget took was made
+        self.sent = 0
+        self.now = 100.0
+        self.number = 0
+
+    def engine(self) -> Store:
+        return MemoryStore()
+
+    # -- the reference -----------------------------------------------------------------------------------------------------
+
+    def queue(self, account: str, visitor: str) -> list[Entry]:
+        return [entry for entry in self.waiting if entry.queue == (account, visitor)]
+
+    def claimed(self) -> list[Entry]:
+        return [entry for entry in self.waiting if entry.owner]
+
+    def known(self, id: str) -> bool:  # noqa: A002
+        return id in self.settled or any(entry.id == id for entry in self.waiting + self.dead)
+
+    def absorb(self, update: FbpUpdate) -> bool:
+        """The rules of an update that needs no request of its own."""
+        place = (update.account, update.visitor)
+        if self.gone_out.get(place, -1.0) >= update.at:
+            return True
+        queue = self.queue(*place)
+        visits = [n for n, entry in enumerate(queue) if isinstance(entry.event, Visit)]
+        if not visits:
+            return False
+        newest = queue[visits[-1]]
+        if newest.at >= update.at:
+            return True
+        if newest.tries or newest.owner:
+            return False
+        newest.fbp = update.fields["fbp"]
+        for entry in queue[visits[-1] :]:
+            if isinstance(entry.event, FbpUpdate) and not entry.owner:
+                self.drop(entry)
+        return True
+
+    def drop(self, entry: Entry) -> None:
+        self.waiting.remove(entry)
+        self.settled.add(entry.id)
+
+    def changed(self, place: Queue) -> None:
+        """Updates that a newer visit has overtaken are dropped when their queue is next looked at."""
+        for entry in self.queue(*place):
+            if isinstance(entry.event, FbpUpdate) and not entry.owner and entry.at <= self.gone_out.get(place, -1.0):
+                self.drop(entry)
+
+    def put(self, event: Event) -> None:
+        known = self.known(event.id)
+        assert self.store.put([event], now=self.now) == (not known)
+        if known:
+            return
+        if isinstance(event, FbpUpdate) and self.absorb(event):
+            self.settled.add(event.id)
+            return
+        self.waiting.append(Entry(event, event.worth, event.at, event.not_before, event.fields.get("fbp")))
+
+    # -- what can be done to both ------------------------------------------------------------------------------------------
+
+    @rule(
+        account=st.sampled_from(ACCOUNTS),
+        visitor=st.sampled_from(VISITORS),
+        worth=st.integers(1, 4),
+        later=st.sampled_from([0, 0, 5]),
+        age=st.integers(0, 3),
+        kind=st.sampled_from([Visit, Visit, Conversion]),
+    )
+    def put_new(self, account: str, visitor: str, worth: int, later: int, age: int, kind: type[Event]) -> None:
+        self.number += 1
+        name, due = f"e{self.number}", self.now + later if later else 0.0
+        at = self.now - age
+        self.put(kind(id=name, key=name, account=account, visitor=visitor, at=at, worth=worth, not_before=due))
+
+    @rule(
+        account=st.sampled_from(ACCOUNTS),
+        visitor=st.sampled_from(VISITORS),
+        fbp=st.sampled_from("1234"),
+        age=st.integers(0, 3),
+    )
+    def put_update(self, account: str, visitor: str, fbp: str, age: int) -> None:
+        self.put(FbpUpdate.of(account=account, visitor=visitor, fbp=fbp, at=self.now - age, fields={}))
+
+    @precondition(lambda self: self.number)
+    @rule(data=st.data())
+    def put_again(self, data: Any) -> None:
+        name = f"e{data.draw(st.integers(1, self.number))}"
+        assert self.store.put([Visit(id=name, key=name, account="a", visitor="x", at=0.0, worth=1)], now=self.now) == 0
+
+    @rule(seconds=st.sampled_from([1, 2, 5, 400]))
+    def wait(self, seconds: int) -> None:
+        self.now += seconds
+
+    @rule(
+        owner=st.sampled_from(OWNERS), limit=st.integers(1, 3), accounts=st.sets(st.sampled_from(ACCOUNTS), min_size=1)
+    )
+    def claim(self, owner: str, limit: int, accounts: set[str]) -> None:
+        queues = [self.queue(account, visitor) for account in accounts for visitor in VISITORS]
+        ready = [queue for queue in queues if queue and not queue[0].owner and queue[0].due <= self.now]
+        ready.sort(key=lambda queue: (min(e.worth for e in queue), queue[0].at, self.waiting.index(queue[0])))
+        heads = [queue[0] for queue in ready[:limit]]
+        claims = self.store.claim(accounts, owner=owner, now=self.now, limit=limit)
+        found = [(c.event.id, c.tries, c.unknown_since, c.event.fields.get("fbp")) for c in claims]
+        assert found == [(entry.id, entry.tries, entry.unknown_since, entry.fbp) for entry in heads]
+        for entry in heads:
+            entry.owner = owner
+
+    @rule(owner=st.sampled_from(OWNERS), account=st.sampled_from(ACCOUNTS), visitor=st.sampled_from(VISITORS))
+    def promote(self, owner: str, account: str, visitor: str) -> None:
+        claims = self.store.promote(account, visitor, owner=owner, now=self.now)
+        queue = self.queue(account, visitor)
+        visits = [n for n, entry in enumerate(queue) if isinstance(entry.event, Visit)]
+        if not visits:
+            assert claims == []
+            return
+        taken = queue[: visits[-1] + 1]
+        if any(entry.owner for entry in taken):
+            assert claims is None
+            return
+        held = next((n for n, entry in enumerate(taken) if entry.event.not_before > self.now), len(taken))
+        taken = taken[:held]
+        while taken and not isinstance(taken[-1].event, Visit):
+            taken.pop()
+        assert [claim.event.id for claim in claims or ()] == [entry.id for entry in taken]
+        for entry in taken:
+            entry.owner = owner
+        self.changed((account, visitor))
+
+    @precondition(claimed)
+    @rule(data=st.data())
+    def settle(self, data: Any) -> None:
+        entry = data.draw(st.sampled_from(self.claimed()))
+        self.store.settle(entry.id, now=self.now)
+        self.drop(entry)
+        self.sent += 1
+        if isinstance(entry.event, Visit):
+            self.gone_out[entry.queue] = max(entry.at, self.gone_out.get(entry.queue, 0.0))
+        self.changed(entry.queue)
+
+    @precondition(claimed)
+    @rule(data=st.data(), counted=st.booleans(), unknown=st.booleans(), later=st.integers(0, 5))
+    def put_back(self, data: Any, counted: bool, unknown: bool, later: int) -> None:
+        entry = data.draw(st.sampled_from(self.claimed()))
+        due = self.now + later
+        self.store.put_back(entry.id, not_before=due, now=self.now, unknown=unknown, counted=counted)
+        entry.owner, entry.due, entry.tries = None, due, entry.tries + counted
+        if unknown and entry.unknown_since is None:
+            entry.unknown_since = self.now
+        self.changed(entry.queue)
+
+    @precondition(claimed)
+    @rule(data=st.data())
+    def bury(self, data: Any) -> None:
+        entry = data.draw(st.sampled_from(self.claimed()))
+        self.store.bury(entry.id, reason=DeadReason.REFUSED, status=400, answer="", now=self.now)
+        self.end(entry)
+
+    def end(self, entry: Entry) -> None:
+        self.waiting.remove(entry)
+        self.dead.append(entry)
+        self.changed(entry.queue)
+
+    @rule(owner=st.sampled_from(OWNERS))
+    def release(self, owner: str) -> None:
+        held = [entry for entry in self.waiting if entry.owner == owner]
+        assert self.store.release(owner) == len(held)
+        for entry in held:
+            entry.owner = None
+        for place in {entry.queue for entry in held}:
+            self.changed(place)
+
+    @precondition(lambda self: self.dead)
+    @rule(data=st.data(), again=st.booleans())
+    def purge_or_replay(self, data: Any, again: bool) -> None:
+        entry = data.draw(st.sampled_from(self.dead))
+        self.dead.remove(entry)
+        if again:
+            assert self.store.replay(entry.id, now=self.now)
+            event = entry.event
+            self.waiting.append(Entry(event, event.worth, self.now, event.not_before, entry.fbp))
+        else:
+            assert self.store.purge(entry.id)
+            self.settled.add(entry.id)
+
+    @rule(age=st.sampled_from([300, 600, 10_000]))
+    def expire(self, age: int) -> None:
+        old = [e for e in self.waiting if isinstance(e.event, Visit) and e.at < self.now - age and not e.owner]
+        assert self.store.expire(now=self.now, max_age={"visit": age}) == len(old)
+        for entry in sorted(old, key=lambda entry: entry.at):
+            self.end(entry)
+        for entry in self.waiting:
+            if isinstance(entry.event, Visit) and entry.worth == PLAIN and entry.at <= self.now - PATIENCE:
+                entry.worth -= 1
+
+    @invariant()
+    def counts_agree(self) -> None:
+        for accounts in (ACCOUNTS, ("a",)):
+            counts = self.store.counts(accounts)
+            here = [entry for entry in self.waiting if entry.event.account in accounts]
+            held = sum(entry.owner is not None for entry in here)
+            dead = sum(entry.event.account in accounts for entry in self.dead)
+            assert (counts.waiting, counts.claimed, counts.dead) == (len(here) - held, held, dead)
+        assert self.store.counts().sent == self.sent
+        assert {letter.event.id for letter in self.store.dead_letters()} == {entry.id for entry in self.dead}
+        assert self.store.owners() == {entry.owner for entry in self.claimed()}
+
+    def teardown(self) -> None:
+        self.store.close()
+
+
+class SqliteMachine(StoreMachine):
+    """The same over a file."""
+
+    def engine(self) -> Store:
+        self.place = tempfile.TemporaryDirectory()
+        return SqliteStore(Path(self.place.name) / "o.sqlite3")
+
+    def teardown(self) -> None:
+        super().teardown()
+        self.place.cleanup()
+
+
+TestMemoryAgainstTheModel = StoreMachine.TestCase
+TestMemoryAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestSqliteAgainstTheModel = SqliteMachine.TestCase
+TestSqliteAgainstTheModel.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
