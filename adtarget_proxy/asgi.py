@@ -6,7 +6,8 @@ exceptions and cancellation go out unchanged, and a fault of ours never reaches 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from typing import Any
 
 from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
@@ -45,7 +46,7 @@ class AdTargetMiddleware:
             elif tracker.watches(planned):
                 send = self._finishing(send, planned)
         except Exception:
-            reply = self._rescue(scope)
+            reply = self._rescue(scope, planned)
         if reply is None:
             await self.app(scope, receive, send)
         else:
@@ -66,29 +67,40 @@ class AdTargetMiddleware:
             if message["type"] == "http.response.start":
                 try:
                     headers = message.get("headers") or ()
+                    if not isinstance(headers, (list, tuple)):  # an iterator can be read only once
+                        headers = list(headers)
+                        message = {**message, "headers": headers}
                     outcome = tracker.finish(planned, Response(message["status"], _by_name(headers)))
                     message = {**message, "headers": with_outcome(headers, outcome, tracker.settings.debug)}
                 except Exception:
-                    tracker.fault("finish")
+                    with suppress(Exception):
+                        tracker.fault("finish", planned)
             await send(message)
 
         return finishing
 
     async def _lifespan(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
-        try:
-            self.tracker.start()
-        except Exception:
-            self.tracker.fault("start")
+        self._safely("start", self.tracker.start)
         await self.app(scope, receive, send)
-        try:
-            self.tracker.flush()
-        except Exception:
-            self.tracker.fault("flush")
+        self._safely("flush", self.tracker.flush)
 
-    def _rescue(self, scope: Scope) -> Reply | None:
+    def _safely(self, name: str, work: Callable[[], object]) -> None:
         try:
-            self.tracker.fault("plan")
-            return self.tracker.rescue(scope["path"]) if scope["method"] in ("GET", "HEAD") else None  # type: ignore[typeddict-item]
+            work()
+        except Exception:
+            with suppress(Exception):
+                self.tracker.fault(name)
+
+    def _rescue(self, scope: Any, planned: Plan | None) -> Reply | None:
+        """What a request gets that something of ours has failed on: an invite route its fallback, any other the app."""
+        tracker = self.tracker
+        with suppress(Exception):
+            tracker.fault("request" if planned else "plan", planned)
+        try:
+            if planned is None:
+                planned = tracker.unplanned(scope["method"], _path(scope))
+                scope["adtarget"] = Tracking(planned, tracker)
+            return tracker.rescue(planned)
         except Exception:
             return None
 
@@ -96,18 +108,19 @@ class AdTargetMiddleware:
 class AsgiFacts(Facts):
     """The facts of an HTTP scope. Headers are decoded when they are asked for."""
 
-    __slots__ = ("_headers", "_scope")
+    __slots__ = ("_headers", "_raw_path")  # not the scope, which holds the Tracking that holds these: no cycle to collect
 
     def __init__(self, scope: Any) -> None:
         headers = scope["headers"]
+        if not isinstance(headers, (list, tuple)):  # an iterator can be read only once, and the app comes after us
+            scope["headers"] = headers = list(headers)
         table = dict(headers)
         self._headers = table if len(table) == len(headers) else _joined(headers)
-        self._scope = scope
         self.method = scope["method"]
         self.scheme = scope.get("scheme", "http")
-        path = scope["path"]
-        root = scope.get("root_path")
-        self.path = root + path if root and not path.startswith(root) else path
+        self.path = path = _path(scope)
+        # Where the mount point had to be added, the raw path lacks it too.
+        self._raw_path: bytes | None = scope.get("raw_path") if path is scope["path"] else None
         self.query = scope.get("query_string", b"").decode("latin-1")
         client = scope.get("client")
         self.peer = client[0] if client else _unix_peer(scope)
@@ -121,9 +134,8 @@ class AsgiFacts(Facts):
 
     @property
     def raw_path(self) -> str:
-        raw: bytes | None = self._scope.get("raw_path")
-        root: str = self._scope.get("root_path") or ""
-        if not raw or (root and not self._scope["path"].startswith(root)):
+        raw = self._raw_path
+        if not raw:
             return super().raw_path
         return raw.partition(b"?")[0].decode("latin-1")
 
@@ -176,6 +188,15 @@ def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:
         separator = b"; " if name == b"cookie" else b", "
         table[name] = table[name] + separator + value if name in table else value
     return table
+
+
+def _path(scope: Any) -> str:
+    """The path with its mount point, which servers before the ASGI specification 2.4 leave out of ``path`` (A10)."""
+    path: str = scope["path"]
+    root: str = (scope.get("root_path") or "").rstrip("/")
+    if not root or (path.startswith(root) and path[len(root) : len(root) + 1] in ("", "/")):
+        return path
+    return root + path
 
 
 def _unix_peer(scope: Any) -> str | None:

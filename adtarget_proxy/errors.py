@@ -31,8 +31,11 @@ class ApiError(AdTargetError):
     """AdTarget did not take a request.
 
     ``status`` is the HTTP status or None where no answer came, ``code`` AdTarget's own code or None, ``retry_after`` the
-    seconds that AdTarget asked to wait, or None.
+    seconds that AdTarget asked to wait, or None. ``answer`` is what AdTarget wrote (2 KB at most): it names the field that it
+    refuses, and may repeat what was sent, so it stands in no message and no log.
     """
+
+    answer: str = ""
 
     status: int | None = None
     code: str | None = None

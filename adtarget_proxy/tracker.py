@@ -177,7 +177,11 @@ class Tracker:
         if account is None:
             raise SettingsError(["api_key: missing; conversions need one: set ADTARGET_API_KEY (atk_live_…)"])
         key = key or self.rules.entropy(16).hex()
-        visitor, lent = self._lent(planned)
+        try:
+            visitor, lent = self._lent(planned)
+        except Exception:  # what the app reports counts more than what the request could add to it
+            self.fault("conversion", planned)
+            visitor, lent = None, {}
         event = conversion_of(
             fields, account=account.id, key=key, visitor=visitor, now=self.rules.clock(), borrowed=lent
         )
@@ -226,7 +230,7 @@ class Tracker:
         fallback = gate.route.fallback_url if gate.route else None
         if gate.reason is not None or fallback is None:
             return _redirect_to(fallback or "/")
-        click = click_plan(planned.facts, gate, self.rules)
+        click = click_plan(planned.facts, gate, self.rules, planned.page)
         self._keep(click.before)
         request = Click(click.click, click.slug, click.fallback_url, deadline, click.known)
         return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
@@ -245,21 +249,21 @@ class Tracker:
         next(self._tally[reason])
 
     def _route_gate(self, planned: Plan, slug: str) -> Gate:
-        gate: Gate | None = None
-        if planned.gate.reason != "error":
-            try:
-                gate = self.rules.invite_gate(planned.facts, slug)
-            except Exception:
-                self.fault("invite", planned)
-                planned = self.unplanned(planned.facts.method, planned.facts.path)
-        if planned.gate.reason == "error":
-            url = self.rules.fallback_for(self.rules.invite_path(slug))
-            gate = Gate("error", slug=slug, route=InviteRoute(fallback_url=url)) if url else None
+        gate = self._gate_of(planned, slug)
         if gate is None:
             raise LookupError(
                 f"no invite route {slug!r}; the settings' invites has: {', '.join(self._slugs()) or 'none'}"
             )
         return gate
+
+    def _gate_of(self, planned: Plan, slug: str) -> Gate | None:
+        if planned.gate.reason != "error":
+            try:
+                return self.rules.invite_gate(planned.facts, slug)
+            except Exception:
+                self.fault("invite", planned)
+        url = self.rules.fallback_for(self.rules.invite_path(slug))
+        return Gate("error", slug=slug, route=InviteRoute(fallback_url=url)) if url else None
 
     def _slugs(self) -> list[str]:
         return sorted({slug for site in self.settings.all_sites for slug in site.invites})

@@ -7,6 +7,7 @@ The app's iterable goes back unchanged, with its ``len``, its ``close`` and its 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
@@ -31,6 +32,7 @@ class AdTargetMiddleware:
         if "adtarget" in environ:  # installed twice works once
             return self.app(environ, start_response)
         tracker = self.tracker
+        planned: Plan | None = None
         reply: Reply | None = None
         try:
             planned = tracker.plan(WsgiFacts(environ))
@@ -40,7 +42,7 @@ class AdTargetMiddleware:
             elif tracker.watches(planned):
                 start_response = self._finishing(start_response, planned)
         except Exception:
-            reply = self._rescue(environ)
+            reply = self._rescue(environ, planned)
         if reply is None:
             return self.app(environ, start_response)
         start_response(_STATUS[reply.status], list(reply.headers))
@@ -57,20 +59,29 @@ class AdTargetMiddleware:
     def _finishing(self, start_response: StartResponse, planned: Plan) -> StartResponse:
         tracker = self.tracker
 
-        def finishing(status: str, headers: HeaderList, *exc_info: Any) -> Any:
+        def finishing(status: str, headers: HeaderList, *exc_info: Any, **named: Any) -> Any:
             try:
+                if not isinstance(headers, list):  # an iterator could be read only once
+                    headers = list(headers)
                 outcome = tracker.finish(planned, Response(int(status[:3]), _by_name(headers)))
                 headers = with_outcome(headers, outcome, tracker.settings.debug)
             except Exception:
-                tracker.fault("finish")
-            return start_response(status, headers, *exc_info)
+                with suppress(Exception):
+                    tracker.fault("finish", planned)
+            return start_response(status, headers, *exc_info, **named)
 
         return finishing
 
-    def _rescue(self, environ: WSGIEnvironment) -> Reply | None:
+    def _rescue(self, environ: WSGIEnvironment, planned: Plan | None) -> Reply | None:
+        """What a request gets that something of ours has failed on: an invite route its fallback, any other the app."""
+        tracker = self.tracker
+        with suppress(Exception):
+            tracker.fault("request" if planned else "plan", planned)
         try:
-            self.tracker.fault("plan")
-            return self.tracker.rescue(_path(environ)) if environ["REQUEST_METHOD"] in ("GET", "HEAD") else None
+            if planned is None:
+                planned = tracker.unplanned(environ["REQUEST_METHOD"], _path(environ))
+                environ["adtarget"] = Tracking(planned, tracker)
+            return tracker.rescue(planned)
         except Exception:
             return None
 
@@ -81,7 +92,7 @@ class WsgiFacts(Facts):
     __slots__ = ("_environ",)
 
     def __init__(self, environ: WSGIEnvironment) -> None:
-        self._environ = environ
+        self._environ = environ.copy()  # the environ will hold the Tracking that holds these: no cycle to collect (W6)
         self.method = environ["REQUEST_METHOD"]
         self.scheme = environ["wsgi.url_scheme"]
         self.path = _path(environ)

@@ -484,6 +484,22 @@ class TestDeliver:
         assert urlsplit(seen.target).path == (keyed if account == "keyed" else keyless)
         assert seen.header("idempotency-key") == ("k1" if account == "keyed" else None)
 
+    @pytest.mark.parametrize("kind", [FbpUpdate, InviteClick])
+    def test_what_an_endpoint_does_not_take_stays_behind_and_the_event_goes(
+        self, surface: dict[str, str], kind: Any
+    ) -> None:
+        fields = {"temp_id": TEMP, "fbp": "fb.1.2.3", "country": "DE", "of_a_later_version": {"x": 1}}
+        event = kind(id="1", key="k1", account="a", visitor=TEMP, at=0.0, worth=PLAIN, fields=fields)
+        with HostileServer() as server:
+            given = {**surface, "api_url": f"{server.url}/api/v1", "tracker_url": f"{server.url}/backend"}
+            with AdTarget(**given) as client:
+                client.deliver(event)
+        (seen,) = server.seen
+        sent = seen.target + seen.body.decode()
+        assert TEMP in sent
+        assert "country" not in sent
+        assert "LaterVersion" not in sent
+
     @pytest.mark.parametrize(
         ("key", "fields"),
         [
@@ -491,7 +507,7 @@ class TestDeliver:
             ("k", {**BUY, "pii": "x"}),
             ("k", {"event_type": "Lead"}),
             ("k\n", BUY),
-            ("k", {**BUY, "secret_thing": "hunter2"}),
+            ("k", {**BUY, "event_time": "hunter2"}),
         ],
     )
     def test_an_event_that_cannot_be_sent_is_refused_without_its_words(self, key: str, fields: Any) -> None:

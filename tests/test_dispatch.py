@@ -30,9 +30,7 @@ def drained(it: World) -> bool:
 
 @pytest.mark.parametrize("outbox", [None, "memory://"], ids=["sqlite", "memory"])
 @pytest.mark.parametrize("surface", ["keyed", "keyless"])
-def test_every_event_is_sent_once_under_its_key(
-    box: Sandbox, tmp_path: Path, surface: str, outbox: str | None
-) -> None:
+def test_every_event_is_sent_once_under_its_key(box: Sandbox, tmp_path: Path, surface: str, outbox: str | None) -> None:
     with world(box, tmp_path, surface=surface, outbox=outbox) as it:
         visits = [it.visit() for _ in range(200)]
         it.append(*visits)
@@ -55,7 +53,9 @@ def test_a_keyless_site_sends_its_conversions_with_the_key(box: Sandbox, tmp_pat
 def test_a_visitors_events_arrive_in_order_while_others_fail(box: Sandbox, tmp_path: Path) -> None:
     box.faults(error_rate=0.3, drop_rate=0.2, drop_when="either")
     with world(box, tmp_path) as it:
-        queues = {visitor.visitor: [it.visit(visitor.visitor) for _ in range(5)] for visitor in map(it.visit, [None] * 10)}
+        queues = {
+            visitor.visitor: [it.visit(visitor.visitor) for _ in range(5)] for visitor in map(it.visit, [None] * 10)
+        }
         it.append(*(visit for step in zip(*queues.values(), strict=True) for visit in step))
         it.delivery.start()
         until(lambda: len(box.requests()) > 30)
@@ -214,9 +214,7 @@ def test_old_events_expire(box: Sandbox, tmp_path: Path) -> None:
         assert (letter.event.id, letter.reason) == (old.id, DeadReason.EXPIRED)
 
 
-def test_nothing_personal_and_no_key_is_logged(
-    box: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_nothing_personal_and_no_key_is_logged(box: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     box.faults(status=400)
     with world(box, tmp_path) as it, caplog.at_level(logging.DEBUG, logger="adtarget_proxy"):
         it.append(it.visit(client_ip="203.0.113.77", user_agent="Secret/1.0"))

@@ -150,7 +150,7 @@ def test_threads_append_without_tearing_each_others_lines(segments: Segments, ow
 
 
 def test_it_is_rolled_at_its_bound_and_keeps_its_owner(segments: Segments) -> None:
-    own = Journal(segments, roll_at=500, grace=0.0)
+    own = Journal(segments, roll_at=500)
     for n in range(12):
         own.append(visit(f"{n:02}"))
     assert len(segments.names()) > 2
@@ -176,7 +176,7 @@ def test_past_its_last_file_events_are_given_up_until_one_has_been_drained(
 ) -> None:
     clock = [100.0]
     monkeypatch.setattr("adtarget_proxy.outbox.detour.monotonic", lambda: clock[0])
-    own = Journal(segments, roll_at=100, files=3, grace=0.0)
+    own = Journal(segments, roll_at=100, files=3)
     for n in range(6):
         own.append(visit(str(n)))
     assert written(segments) == ["0", "1", "2", "3"]

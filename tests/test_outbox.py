@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -81,3 +82,127 @@ def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) ->
     os.waitpid(child, 0)
     assert (moved, left) == (1, [])
     other.close()
+
+
+@pytest.mark.parametrize("place", ["memory://", "sqlite"])
+def test_an_event_that_cannot_be_encoded_never_reaches_the_page_as_an_error(
+    tmp_path: Path, place: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox.open(place if "://" in place else f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    for name in ("a", "b"):
+        outbox.append(replace(visit(name), fields={"href": {"203.0.113.9"}}))
+    if place == "sqlite":
+        assert outbox.lost == {"unwritable": 2}
+        assert len(caplog.records) == 1
+    assert "203.0.113.9" not in caplog.text
+    outbox.close()
+
+
+def test_a_process_that_only_sends_is_alive_for_others_until_it_closes(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    worker, other = Outbox.open(url), Outbox.open(url)
+    other.store.put([visit("a")], now=0.0)
+    assert len(worker.store.claim(["a"], owner=worker.owner, now=1.0, limit=1)) == 1
+    Pump(other).machine(0.0)
+    assert other.store.owners() == {worker.owner}
+    worker.close()
+    Pump(other).machine(0.0)
+    assert other.store.counts().waiting == 1
+    other.close()
+
+
+def test_closing_leaves_no_file_where_all_is_in_the_store_and_keeps_it_where_not(tmp_path: Path) -> None:
+    for pumped in (True, False):
+        outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+        outbox.append(visit(f"pumped-{pumped}"))
+        if pumped:
+            Pump(outbox).own(0.0)
+        outbox.close()
+        assert len(list((tmp_path / "outbox.sqlite3.journal").iterdir())) == (not pumped)
+
+
+def test_an_event_after_closing_is_kept_for_the_next_start(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.close()
+    outbox.append(visit("late"))
+    other = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    assert Pump(other).machine(0.0) == 1
+    other.close()
+
+
+def test_memory_is_bounded_and_what_it_cannot_hold_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adtarget_proxy.outbox.outbox.IN_MEMORY", 3)
+    outbox = Outbox.open("memory://")
+    for name in "abcde":
+        outbox.append(visit(name))
+    assert outbox.lost == {"memory full": 2}
+    assert Pump(outbox).own(0.0) == 3
+
+
+def test_a_secret_that_its_maker_left_half_written_is_made_anew(tmp_path: Path) -> None:
+    (tmp_path / "outbox.sqlite3.secret").write_text("abc")
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    assert len(Outbox.open(url).secret()) == 64
+    assert Outbox.open(url).secret() == Outbox.open(url).secret()
+
+
+def test_processes_that_need_a_secret_at_once_get_the_same(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    go_read, go_write = os.pipe()
+    told_read, told_write = os.pipe()
+    children = []
+    for _ in range(8):
+        child = os.fork()
+        if child == 0:
+            os.close(go_write)
+            os.read(go_read, 1)  # until all are there
+            os.write(told_write, outbox.secret().encode())
+            os._exit(0)
+        children.append(child)
+    os.close(go_write)
+    os.close(go_read)
+    os.close(told_write)
+    for child in children:
+        os.waitpid(child, 0)
+    told = os.read(told_read, 64 * 9).decode()
+    os.close(told_read)
+    assert told == outbox.secret() * 8
+
+
+def test_where_no_secret_can_be_kept_one_of_this_process_serves(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "file").write_text("")
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'file' / 'outbox.sqlite3'}")
+    assert outbox.secret() == outbox.secret()
+    assert outbox.secret() not in caplog.text
+    assert len(caplog.records) == 1
+
+
+def test_a_forked_child_keeps_the_secret_of_memory(tmp_path: Path) -> None:
+    outbox = Outbox.open("memory://")
+    secret = outbox.secret()
+    outbox.append(visit("parent"))
+    child = os.fork()
+    if child == 0:
+        os._exit(not (outbox.secret() == secret and Pump(outbox).own(0.0) == 0))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert Pump(outbox).own(0.0) == 1
+
+
+def test_a_claim_of_a_parent_is_not_freed_by_the_end_of_its_child(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.append(visit("a"))
+    Pump(outbox).own(0.0)
+    outbox.store.claim(["a"], owner=outbox.owner, now=1.0, limit=1)
+    child = os.fork()
+    if child == 0:
+        outbox.append(visit("child"))
+        outbox.close()
+        os._exit(0)
+    os.waitpid(child, 0)
+    other = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    Pump(other).machine(0.0)
+    assert other.store.owners() == {outbox.owner}
+    other.close()
+    outbox.close()

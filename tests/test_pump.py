@@ -4,15 +4,21 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import shutil
 import signal
 import time
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from adtarget_proxy.delivery.pump import Pump
+from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox.journal import Journal
+from adtarget_proxy.outbox.lines import frame
 from adtarget_proxy.tracking.events import PLAIN, Visit
 
 _fork = multiprocessing.get_context("fork")
@@ -68,6 +74,116 @@ def test_a_dead_processs_journal_is_drained_and_deleted_and_its_claims_freed(tmp
     assert (two.lost, journal.exists(), two.store.owners()) == ({"torn": 1}, False, set())
     assert waiting(two) == ["a", "b"]
     two.close()
+
+
+def test_a_rolled_journal_is_moved_whole_in_order_and_deleted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("adtarget_proxy.outbox.outbox.Journal", partial(Journal, roll_at=1000, grace=0.0))
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    for i in range(40):
+        outbox.append(visit(f"{i:03}"))
+    owner, files = outbox.owner, tmp_path / "outbox.sqlite3.journal"
+    assert len(list(files.iterdir())) > 2
+    assert Pump(outbox).machine(0.0) == 40
+    assert waiting(outbox) == [f"{i:03}" for i in range(40)]
+    assert len(list(files.iterdir())) == 1
+    assert outbox.store.owners() == {owner}
+    outbox.append(visit("after"))
+    assert Pump(outbox).own(0.0) == 1
+    outbox.close()
+
+
+def test_another_process_deletes_a_rolled_file_once_it_is_quiet_but_not_the_claims_of_who_lives(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adtarget_proxy.outbox.outbox.Journal", partial(Journal, roll_at=1000))
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    one, two = Outbox.open(url), Outbox.open(url)
+    one.append(visit("first"))
+    Pump(one).own(0.0)
+    assert waiting(one) == ["first"]
+    for i in range(40):
+        one.append(visit(f"{i:03}"))
+    assert Pump(two).machine(0.0) == 40
+    files = sorted(
+        (tmp_path / "outbox.sqlite3.journal").glob(f"{one.owner}.*"), key=lambda path: (len(path.name), path)
+    )
+    assert len(files) > 2
+    for file in files:
+        os.utime(file, (0, 0))
+    assert Pump(two).machine(0.0) == 0
+    assert [file.exists() for file in files] == [False] * (len(files) - 1) + [True]
+    assert two.store.owners() == {one.owner}
+    assert Pump(one).own(0.0) == 0
+    one.close()
+    two.close()
+
+
+def test_who_claims_without_any_journal_is_dead(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.store.put([visit("a")], now=0.0)
+    outbox.store.claim(["a"], owner="1-gone", now=0.0, limit=1)
+    Pump(outbox).machine(0.0)
+    assert waiting(outbox) == ["a"]
+    Pump(outbox).machine(0.0)
+    assert outbox.store.owners() == {outbox.owner}
+    outbox.close()
+
+
+def test_a_deleted_directory_loses_nothing_while_its_process_lives(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.append(visit("a"))
+    shutil.rmtree(tmp_path / "outbox.sqlite3.journal")
+    outbox.append(visit("b"))
+    assert Pump(outbox).own(0.0) == 2
+    outbox.append(visit("c"))
+    assert len(list((tmp_path / "outbox.sqlite3.journal").iterdir())) == 1
+    assert Pump(outbox).machine(0.0) == 1
+    outbox.close()
+
+
+def test_a_broken_store_gets_the_journals_anew(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite3"
+    path.write_bytes(b"this is no database. " * 5000)
+    outbox = Outbox.open(f"sqlite:///{path}")
+    outbox.append(visit("a"))
+    with pytest.raises(OutboxError):
+        Pump(outbox).own(0.0)
+    assert Pump(outbox).own(0.0) == 1
+    outbox.close()
+
+
+def test_memory_keeps_its_events_where_the_store_refuses(monkeypatch: pytest.MonkeyPatch) -> None:
+    outbox = Outbox.open("memory://")
+    for i in range(700):
+        outbox.append(visit(f"{i:03}"))
+    put = type(outbox.store).put
+    refused = iter([True])
+
+    def refuse_once(*args: Any, **more: Any) -> int:
+        if next(refused, False):
+            raise OutboxError("busy")
+        return put(*args, **more)
+
+    monkeypatch.setattr(type(outbox.store), "put", refuse_once)
+    with pytest.raises(OutboxError):
+        Pump(outbox).own(0.0)
+    assert Pump(outbox).own(0.0) == 700
+    assert waiting(outbox) == [f"{i:03}" for i in range(700)]
+
+
+def test_a_line_that_holds_no_event_is_passed_over_and_counted(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.append(visit("a"))
+    (journal,) = (tmp_path / "outbox.sqlite3.journal").iterdir()
+    with journal.open("ab") as file:
+        file.write(frame(b'{"k":"from-the-future","secret":"1234"}'))
+    outbox.append(visit("b"))
+    assert Pump(outbox).own(0.0) == 2
+    assert outbox.lost == {"unreadable": 1}
+    assert "1234" not in caplog.text
+    outbox.close()
 
 
 def _write(url: str, report: int) -> None:

@@ -1,6 +1,6 @@
 """From an answer to a result or an error. No I/O.
 
-No error holds what AdTarget wrote but its code: its messages may repeat what was sent.
+No message holds what AdTarget wrote but its code: its words may repeat what was sent, and stand in ``ApiError.answer`` alone.
 """
 
 from __future__ import annotations
@@ -27,6 +27,7 @@ from adtarget_proxy.errors import (
 )
 
 MAX_BODY = 64 * 1024  # bytes
+MAX_ANSWER = 2048  # bytes of a refusal that an error keeps
 MAX_WAIT = 3600.0  # seconds
 _CODE = re.compile(r"[A-Z][A-Z0-9_]{0,63}")
 _BY_STATUS: dict[int, type[ApiError]] = {
@@ -101,4 +102,6 @@ def _error(answer: Answer, now: float) -> ApiError:
     if kind is None or kind.status != status:  # the status decides: a code that contradicts it is no documented answer
         kind = _BY_STATUS.get(status, ServerError if 500 <= status < 600 else UnexpectedAnswer)
     message = f"AdTarget answered {status}" + (f" {code}" if code else "")
-    return kind(message, status=status, code=code, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
+    error = kind(message, status=status, code=code, retry_after=retry_after(answer.headers.get("retry-after"), now=now))
+    error.answer = (answer.body or b"")[:MAX_ANSWER].decode("utf-8", "replace")
+    return error

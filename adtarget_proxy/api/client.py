@@ -99,8 +99,10 @@ class _Account:
 
     def _delivery(self, event: Event) -> tuple[Request, type[Result]]:
         endpoint, kind = _BY_KIND[event.kind]
+        # A click says where the visitor is, and another version may have said more: no reason to lose the event.
+        given = {name: value for name, value in event.fields.items() if name in endpoint.known}
         try:
-            return self._request(endpoint, event.fields, event.key), kind
+            return self._request(endpoint, given, event.key), kind
         except (TypeError, ValueError, OverflowError) as error:
             if isinstance(error, SettingsError):
                 raise
@@ -160,7 +162,7 @@ class AdTarget(_Account):
         return self._call(ask.LEAD, {"telegram_user_id": telegram_user_id}, LeadResult, None, timeout)
 
     def deliver(self, event: Event, *, timeout: float | None = None) -> Result:
-        """Send an event as the method of its kind would, under its own key.
+        """Send an event as the method of its kind would, under its own key; fields its endpoint does not take stay behind.
 
         Raises InvalidPayload for one that cannot be sent.
         """

@@ -15,7 +15,7 @@ from adtarget_proxy.delivery.registry import Registry
 from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
-from adtarget_proxy.outbox.store import Claim, DeadReason
+from adtarget_proxy.outbox.store import Claim
 from adtarget_proxy.tracking.events import Event
 
 _log = logging.getLogger("adtarget_proxy.delivery")
@@ -37,13 +37,7 @@ class Sender:
         if end is not None:
             self._registry.bury(event, end)
             return end
-        try:
-            reply = line.send(event)
-        except Exception as error:  # an event the client cannot even write down: no later attempt will differ
-            _log.exception("%s %s cannot be sent", event.kind, event.id)
-            end = retry.Buried(DeadReason.REFUSED, None, f"cannot be sent: {type(error).__name__}")
-            self._registry.bury(event, end)
-            return end
+        reply = line.send(event)
         line.note(reply)
         verdict = retry.verdict(event, claim.tries, reply, now=time.time(), random=self._random, timing=self._timing)
         self._registry.record(event, verdict)

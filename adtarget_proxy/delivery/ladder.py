@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 
 from adtarget_proxy.delivery import retry
 from adtarget_proxy.delivery.dispatch import Sender
+from adtarget_proxy.delivery.faults import told
 from adtarget_proxy.delivery.invite_call import Click, InviteCall
 from adtarget_proxy.delivery.lanes import Lane
 from adtarget_proxy.delivery.lines import Line
@@ -130,8 +131,8 @@ class Ladder:
         link: str | None = None
         try:
             link = self._lead(call, line)
-        except Exception:
-            _log.exception("the ladder failed; the visitor has the fallback")
+        except Exception as error:
+            _log.error("a fault of ours on the ladder, the visitor gets the fallback: %s", told(error))
         finally:
             call.fall_back(keep=True)  # of no effect on a click that is answered
             with self._lock:

@@ -14,6 +14,8 @@ from collections import Counter, deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from adtarget_proxy.delivery.faults import told
+
 _log = logging.getLogger("adtarget_proxy.delivery")
 SIZE = 16
 Job = Callable[[], None]
@@ -138,8 +140,8 @@ class Lane:
         while (waiting := self._fetch()) is not None:
             try:
                 waiting.job()
-            except Exception:
-                _log.exception("a job of the %s lane failed", self._name)
+            except Exception as error:
+                _log.error("a job of the %s lane failed: %s", self._name, told(error))
             finally:
                 with self._change:
                     self._busy[waiting.account] -= 1

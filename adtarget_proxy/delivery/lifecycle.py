@@ -99,6 +99,11 @@ class Delivery:
             running=office is not None,
         )
 
+    @property
+    def is_running(self) -> bool:
+        """Whether there is anything to end in this process."""
+        return self._office is not None
+
     def reset_after_fork(self) -> None:
         """In the child: the parent's threads are not here, and its connections are left alone. Called by the fork itself."""
         office, self._office = self._office, None
@@ -148,7 +153,7 @@ def _at_fork() -> None:
 def _at_exit() -> None:
     _Exit.begun = True
     deadline = time.monotonic() + DEADLINE
-    for delivery in list(_living):
+    for delivery in [delivery for delivery in _living if delivery.is_running]:
         delivery.close(max(0.0, deadline - time.monotonic()))
 
 

@@ -6,16 +6,18 @@ What AdTarget answers to one request is noted here for all that follow.
 from __future__ import annotations
 
 import logging
+import os
 import threading
 import time
 from collections.abc import Callable
 from typing import Protocol
 
 from adtarget_proxy.delivery.breaker import Breaker, State
+from adtarget_proxy.delivery.faults import told
 from adtarget_proxy.delivery.pacing import Pace
 from adtarget_proxy.delivery.retry import Reply, Signal, signal
 from adtarget_proxy.delivery.timing import Timing
-from adtarget_proxy.errors import ApiError, OutboxError, Unreachable
+from adtarget_proxy.errors import ApiError, InvalidPayload, OutboxError, SettingsError, Unreachable
 from adtarget_proxy.outbox.store import Store
 from adtarget_proxy.settings import Account
 from adtarget_proxy.tracking.events import Event
@@ -34,9 +36,17 @@ class Client(Protocol):
         """Let go of the connections."""
 
 
+_importing = threading.Lock()
+if hasattr(os, "register_at_fork"):  # a child forked in the middle of an import has half a module for good
+    os.register_at_fork(
+        before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release
+    )
+
+
 def client_of(account: Account) -> Client:
     """AdTarget itself. The import brings httpx, which no page pays for: it happens in a lane."""
-    from adtarget_proxy.api import AdTarget
+    with _importing:
+        from adtarget_proxy.api import AdTarget
 
     return AdTarget.for_account(account)
 
@@ -106,15 +116,23 @@ class Line:
         return self._store().level(self.id, now=now, rate=self._pace.rate(now), burst=self._pace.burst)
 
     def send(self, event: Event) -> Reply:
-        """One attempt: the result, or the ApiError. Anything else that is raised is a fault of the event or of ours."""
+        """One attempt: the result, or the ApiError that came in its place. Never raises.
+
+        A fault of ours counts as no answer: the event is kept and tried again, until somebody has mended it.
+        """
         try:
             client = self.open()
         except Exception as error:  # a broken installation, CA bundle or proxy setting: nothing to do with the event
-            return Unreachable(f"no client: {type(error).__name__}", sent=False)
+            return Unreachable(f"no client: {told(error)}", sent=False)
         try:
             return client.deliver(event, timeout=self._timing.call)
         except ApiError as error:
             return error
+        except SettingsError:
+            return InvalidPayload("this account has no api_key, which it needs")
+        except Exception as error:
+            _log.error("%s %s: a fault of ours: %s", event.kind, event.id, told(error))
+            return Unreachable(f"a fault of ours: {told(error)}", sent=True)
 
     def note(self, reply: Reply) -> None:
         """Draw the conclusions that concern the whole account."""

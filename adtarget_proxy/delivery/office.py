@@ -9,6 +9,7 @@ import time
 from collections.abc import Callable, Sequence
 
 from adtarget_proxy.delivery.dispatch import Dispatcher, Sender
+from adtarget_proxy.delivery.faults import told
 from adtarget_proxy.delivery.ladder import Ladder
 from adtarget_proxy.delivery.lanes import SIZE, Lane
 from adtarget_proxy.delivery.lines import Client, DryRun, Line, client_of
@@ -100,7 +101,7 @@ class Office:
                 self._dispatcher.fill()
                 self._stop.wait(min(left, self._timing.tick / 5))
         except OutboxError as error:
-            self._say(error)
+            self._say(str(error))
 
     def close(self, deadline: float) -> None:
         """Stop the threads and give back what they hold, by the deadline (time.monotonic())."""
@@ -127,7 +128,7 @@ class Office:
         try:
             line.open()
         except Exception as error:
-            _log.error("no client for account %s: %s", line.id, type(error).__name__)
+            _log.error("no client for account %s: %s", line.id, told(error))
 
     def _work(self) -> None:
         machine_at = expire_at = poll_at = 0.0
@@ -165,13 +166,13 @@ class Office:
         try:
             return task()
         except OutboxError as error:
-            self._say(error)
-        except Exception:
-            _log.exception("the clerk met a fault of ours and carries on")
+            self._say(str(error))
+        except Exception as error:
+            self._say(f"a fault of ours: {told(error)}")
         return 0
 
-    def _say(self, error: OutboxError) -> None:
-        text, now = str(error), time.monotonic()
+    def _say(self, text: str) -> None:
+        now = time.monotonic()
         if now - self._said.get(text, -_SAY_AGAIN) >= _SAY_AGAIN:
             self._said[text] = now
             _log.error("%s; events wait in the journal", text)

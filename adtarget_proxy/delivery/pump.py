@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import JournalOffset, Outbox
-from adtarget_proxy.outbox.journal import Journal
+from adtarget_proxy.outbox.journal import GRACE, Journal
 from adtarget_proxy.outbox.lines import read_lines
 from adtarget_proxy.outbox.segments import Segments, owner_of
 from adtarget_proxy.tracking.events import Event, decode
@@ -101,11 +102,10 @@ class Pump:
                 if fd is not None:
                     locked[name] = fd
             for name in names:
-                moved += (
-                    self._move(name, locked[name], now, final=True)
-                    if name in locked
-                    else self._live(segments, name, now)
-                )
+                if name in locked:
+                    moved += self._move(name, locked[name], now, final=True)
+                else:
+                    moved += self._live(segments, name, now, rolled=name != names[-1])
             if locked and self._is_dead(segments, owner, locked):
                 self._outbox.store.release(owner)
             for name in locked:
@@ -120,12 +120,17 @@ class Pump:
         """A living process has a file that it holds; it makes the next one before it lets go of the last."""
         return {name for name in segments.names() if owner_of(name) == owner} <= set(locked)
 
-    def _live(self, segments: Segments, name: str, now: float) -> int:
+    def _live(self, segments: Segments, name: str, now: float, *, rolled: bool) -> int:
+        """Read along in a living process' file; one that it has rolled, and that holds nothing more, is deleted for it."""
         fd = segments.open(name)
         if fd is None:
             return 0
         try:
-            return self._move(name, fd, now)
+            moved = self._move(name, fd, now)
+            if rolled and time.time() - os.fstat(fd).st_mtime > GRACE:
+                segments.delete(name)
+                self._outbox.store.forget_journal(name)
+            return moved
         finally:
             segments.let_go(fd)
 

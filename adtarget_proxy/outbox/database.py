@@ -11,6 +11,7 @@ import os
 import sqlite3
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -77,6 +78,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._closed = False
+        _databases.add(self)
 
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
@@ -104,6 +106,20 @@ class Database:
         with self._lock:
             self._closed = True
             self._drop()
+
+    def before_fork(self) -> None:
+        """End what is under way and close the file, which the next transaction opens again.
+
+        SQLite keeps its locks on a file in a table of the process. A child would inherit it, with marks of locks that it does not
+        hold (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_).
+        """
+        self._lock.acquire()
+        if self._path is not None:
+            self._drop()
+
+    def after_fork(self) -> None:
+        """In parent and child: go on."""
+        self._lock.release()
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -170,6 +186,25 @@ class Database:
             _log.error("the outbox %s is broken; it was set aside as %s and a new one is started", path, aside.name)
         finally:
             os.close(lock)
+
+
+_databases: weakref.WeakSet[Database] = weakref.WeakSet()
+_held: list[Database] = []
+
+
+def _before_fork() -> None:
+    for database in list(_databases):
+        database.before_fork()
+        _held.append(database)
+
+
+def _after_fork() -> None:
+    while _held:
+        _held.pop().after_fork()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
 
 
 def _inode(path: Path) -> int:

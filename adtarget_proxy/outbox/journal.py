@@ -117,7 +117,7 @@ class Journal:
     def drop(self, segment: Segment) -> bool:
         """Delete a rolled file whose events are all in the store; False while a write to it may still be under way."""
         with self._turn:
-            if segment not in self._rolled or not self._is_over(segment):
+            if segment not in self._rolled or segment.rolled is None or monotonic() - segment.rolled < self._grace:
                 return False
             self._rolled.remove(segment)
             self._segments.delete(segment.name)
@@ -237,8 +237,8 @@ class Journal:
         with self._turn:
             if self._size <= self._roll_at:
                 return  # another thread was first
-            for segment in [segment for segment in self._rolled if self._is_over(segment)]:
-                self._rolled.remove(segment)  # with its lock gone any process drains it
+            for segment in [segment for segment in self._rolled if os.fstat(segment.fd).st_nlink == 0]:
+                self._rolled.remove(segment)  # another process' pump was done with it
                 self._segments.let_go(segment.fd)
             if self._room():
                 try:
@@ -250,6 +250,3 @@ class Journal:
 
     def _room(self) -> bool:
         return sum(owner_of(name) == self.owner for name in self._segments.names()) < self._files
-
-    def _is_over(self, segment: Segment) -> bool:
-        return segment.rolled is not None and monotonic() - segment.rolled >= self._grace

@@ -155,7 +155,8 @@ class Outbox:
         if room.journal is not None:
             room.journal.close(delete=moved)
         if room.store is not None:
-            room.store.close()
+            store, room.store = room.store, None  # a server may start its lifespan again: the next use opens anew
+            store.close()
 
     def reset_after_fork(self) -> None:
         """In the child, called by the fork itself: start anew, and close what would keep the parent's journal locked.

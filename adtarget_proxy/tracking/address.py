@@ -18,7 +18,10 @@ from adtarget_proxy.tracking.facts import Facts, public_host
 
 UNIX = "unix"
 _MAX_HOPS = 32
-_CGNAT = ipaddress.ip_network("100.64.0.0/10")
+# what is nobody's address on the internet: RFC 1918, CGNAT (RFC 6598), ULA (RFC 4193); loopback and the like the library knows
+_PRIVATE = tuple(
+    ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+)
 # RFC 7239: token = token or quoted string; pairs by ";", elements by ","
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]*))\s*')
 
@@ -64,9 +67,9 @@ def read_address(text: str) -> Address | None:
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if address.is_private or address.is_loopback or address.is_link_local or address.is_multicast:
+    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
         return False
-    return not (address.is_unspecified or address.is_reserved or (address.version == 4 and address in _CGNAT))
+    return not any(address.version == network.version and address in network for network in _PRIVATE)
 
 
 def truncated(text: str) -> str:

@@ -42,7 +42,7 @@ _META = re.compile(
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_CLICK = re.compile(r"(?:^|&|;|\bamp;)fbclid=([^&;#]*)")
+_CLICK = re.compile(r"(?:^|&)(?:amp;)?fbclid=([^&]*)")  # amp; is left of a link that was escaped twice
 _CLICK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 

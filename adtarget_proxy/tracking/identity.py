@@ -41,7 +41,7 @@ from adtarget_proxy.tracking.rules import Rules, SiteRules
 from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url
 from adtarget_proxy.tracking.state import State
 
-_TOUCH = re.compile(r"(?:^|[&;])(utm_(?:source|medium|campaign|content|term)|gclid|ttclid|sccid)=([^&;]+)")
+_TOUCH = re.compile(r"(?:^|&)(?:amp;)?(utm_(?:source|medium|campaign|content|term)|gclid|ttclid|sccid)=([^&]+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLICK_IDS = frozenset({"gclid", "ttclid", "sccid"})
 _MAX_PARAMETER = 500
@@ -123,7 +123,7 @@ class Identity:
 
     def fbp_update(self) -> FbpUpdate:
         """The event that tells AdTarget of the changed ``_fbp``."""
-        fields = self.client()
+        fields = {**self.client(), "href": self.href}
         return FbpUpdate.of(account=self._site.account, visitor=self.temp_id, fbp=self.fbp, at=self.now, fields=fields)
 
     # -- what AdTarget is told -------------------------------------------------------------------------------------------------

@@ -31,12 +31,15 @@ class ClickPlan:
     known: bool
 
 
-def click_plan(facts: Facts, gate: Gate, rules: Rules) -> ClickPlan:
-    """The plan for a click that ``Rules.gate`` let through. Raises ValueError for any other gate."""
+def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = None) -> ClickPlan:
+    """The plan for a click that ``Rules.gate`` let through; ``page`` is the visitor where the request is a page view too.
+
+    Raises ValueError for any other gate.
+    """
     site, route, origin, slug = gate.rules, gate.route, gate.origin, gate.slug
     if site is None or route is None or origin is None or slug is None:
         raise ValueError("not a click that counts")
-    visitor = Identity(facts, origin, rules, site)
+    visitor = page or Identity(facts, origin, rules, site)
     referrer = visitor.same_site_referrer()
     remembered = dict(visitor.state.fresh_touch(visitor.now)) if visitor.state else {}
     landing = remembered.pop("landing_page", None)

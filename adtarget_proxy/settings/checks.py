@@ -1,0 +1,213 @@
+"""What each setting takes: a value from code, TOML or (as text) the environment goes in, a normal one comes out.
+
+Each check raises ValueError saying what to write instead; the caller puts the setting's name before it.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import os
+import re
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlsplit
+
+from adtarget_proxy.links import fallback_link
+
+_SLUG_MARK = "{slug}"
+
+
+def text(value: Any) -> str:
+    """A non-empty string."""
+    if not isinstance(value, str) or not value.strip():
+        raise ValueError("must be a non-empty string")
+    return value.strip()
+
+
+def optional_text(value: Any) -> str | None:
+    """A string, or None for nothing."""
+    return None if value is None or value == "" else text(value)
+
+
+def flag(value: Any) -> bool:
+    """True or false, also in words."""
+    if isinstance(value, bool):
+        return value
+    if isinstance(value, str):
+        word = value.strip().lower()
+        if word in ("1", "true", "yes", "on"):
+            return True
+        if word in ("0", "false", "no", "off", ""):
+            return False
+    raise ValueError("must be true or false")
+
+
+def number(low: float, high: float) -> Callable[[Any], float]:
+    """A check for a number from ``low`` to ``high``."""
+
+    def check(value: Any) -> float:
+        try:
+            number = float(value)
+        except (TypeError, ValueError):
+            raise ValueError(f"must be a number from {low:g} to {high:g}") from None
+        if isinstance(value, bool) or not low <= number <= high:
+            raise ValueError(f"must be a number from {low:g} to {high:g}")
+        return number
+
+    return check
+
+
+def one_of(*words: str) -> Callable[[Any], str]:
+    """A check for one of ``words``."""
+
+    def check(value: Any) -> str:
+        if value not in words:
+            raise ValueError(f"must be one of {', '.join(words)}")
+        return str(value)
+
+    return check
+
+
+def base_url(value: Any) -> str:
+    """An http(s) base URL, without its last slash."""
+    url = text(value).rstrip("/")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises on a port that is none
+    except ValueError:
+        raise ValueError("is no URL; write one such as https://adtarget.io/api/v1") from None
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("must be an http(s) URL without user name, such as https://adtarget.io/api/v1")
+    return url
+
+
+def strings(value: Any) -> tuple[str, ...]:
+    """A list of strings, or one comma-separated string."""
+    if isinstance(value, str):
+        value = [part.strip() for part in value.split(",")]
+    if not isinstance(value, Sequence) or not all(isinstance(item, str) for item in value):
+        raise ValueError("must be a list of strings")
+    return tuple(item for item in value if item)
+
+
+def outbox(value: Any) -> str:
+    """The outbox' URL; None is the default place."""
+    if value is None:
+        return default_outbox()
+    url = text(value)
+    scheme, _, rest = url.partition("://")
+    if scheme == "memory" and not rest:
+        return url
+    if scheme == "sqlite" and rest.startswith("/") and len(rest) > 1:
+        path = rest[1:]
+        if not path.startswith("/"):
+            raise ValueError("needs an absolute path: four slashes, as in sqlite:////var/lib/shop/outbox.sqlite3")
+        return url
+    raise ValueError("must be sqlite:////abs/path/outbox.sqlite3 or memory://")
+
+
+def trusted_proxies(value: Any) -> int | tuple[str, ...]:
+    """Networks and the word ``unix``, or the number of proxies in front."""
+    if isinstance(value, bool):
+        raise ValueError("must be networks such as 10.0.0.0/8, or the number of proxies in front")
+    if isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()):
+        hops = int(value)
+        if not 0 <= hops <= 10:
+            raise ValueError("a number of proxies must be from 0 to 10")
+        return hops
+    networks = []
+    for item in strings(value if value is not None else ()):
+        if item == "unix":
+            networks.append(item)
+            continue
+        try:
+            networks.append(str(ipaddress.ip_network(item, strict=False)))
+        except ValueError:
+            raise ValueError(
+                f"{item!r} is no network; write networks such as 10.0.0.0/8 or 127.0.0.1, "
+                "'unix' for a Unix socket, or the number of proxies in front"
+            ) from None
+    return tuple(networks)
+
+
+def domain(value: Any) -> str | None:
+    """A cookie's domain in lower case, or None."""
+    if value is None or value == "":
+        return None
+    name = text(value).lower().lstrip(".").rstrip(".")
+    if not re.fullmatch(r"[a-z0-9-]+(\.[a-z0-9-]+)+", name) or re.fullmatch(r"[0-9.]+", name):
+        raise ValueError("must be a domain such as example.com")
+    return name
+
+
+def keys(value: Any) -> tuple[str, ...]:
+    """Signing keys, newest first."""
+    keys = strings(value if value is not None else ())
+    if any(len(key) < 16 for key in keys):
+        raise ValueError(
+            "each key needs at least 16 characters; make one with: python -c 'import secrets; print(secrets.token_hex())'"
+        )
+    return keys
+
+
+def invite_path(value: Any) -> str:
+    """A path that holds the slug's place once."""
+    path = text(value)
+    if not path.startswith("/") or path.count(_SLUG_MARK) != 1 or "?" in path or "#" in path:
+        raise ValueError("must be a path that holds {slug} once, such as /c/{slug}")
+    return path
+
+
+def function(value: Any) -> Callable[..., Any] | None:
+    """A function, or None."""
+    if value is not None and not callable(value):
+        raise ValueError("must be a function")
+    return value  # type: ignore[no-any-return]
+
+
+def geo(value: Any) -> Any:
+    """``edge``, ``none`` or a function."""
+    if callable(value) or value in ("edge", "none"):
+        return value
+    raise ValueError("must be 'edge', 'none', or a function from an address to a Geo")
+
+
+def mapping(value: Any) -> dict[str, Any]:
+    """A mapping with string keys, or one as JSON."""
+    if isinstance(value, str):
+        try:
+            value = json.loads(value) if value.strip() else {}
+        except ValueError:
+            raise ValueError('must be JSON such as {"vip": "-1001234567890"}') from None
+    if value is None:
+        return {}
+    if not isinstance(value, Mapping) or not all(isinstance(key, str) for key in value):
+        raise ValueError('must be a mapping such as {"vip": "-1001234567890"}')
+    return dict(value)
+
+
+def concurrency(value: Any) -> int | None:
+    """How many clicks may wait in a process, or None for the shell's own number."""
+    return None if value in (None, "") else int(number(1, 10_000)(value))
+
+
+def fallback(value: Any) -> str | None:
+    """A link of last resort, or None."""
+    return None if value in (None, "") else fallback_link(text(value))
+
+
+def default_outbox() -> str:
+    """The SQLite outbox in the user's state directory (XDG base directories; macOS keeps it in Application Support)."""
+    home = os.environ.get("XDG_STATE_HOME")
+    if home and Path(home).is_absolute():
+        base = Path(home)
+    elif sys.platform == "darwin":
+        base = Path("~/Library/Application Support").expanduser()
+    else:
+        base = Path("~/.local/state").expanduser()
+    if not base.is_absolute():
+        raise ValueError("no home directory to keep the outbox in; set sqlite:////abs/path/outbox.sqlite3 or memory://")
+    return f"sqlite:///{base / 'adtarget-proxy' / 'outbox.sqlite3'}"
