@@ -8,12 +8,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
+from functools import lru_cache
 from typing import Any
 
 from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
 from adtarget_proxy.settings import Settings
-from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking
+from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking, decides
 
 Headers = Sequence[tuple[bytes, bytes]]
 
@@ -108,7 +109,10 @@ class AdTargetMiddleware:
 class AsgiFacts(Facts):
     """The facts of an HTTP scope. Headers are decoded when they are asked for."""
 
-    __slots__ = ("_headers", "_raw_path")  # not the scope, which holds the Tracking that holds these: no cycle to collect
+    __slots__ = (
+        "_headers",
+        "_raw_path",
+    )  # not the scope, which holds the Tracking that holds these: no cycle to collect
 
     def __init__(self, scope: Any) -> None:
         headers = scope["headers"]
@@ -162,23 +166,32 @@ _GROUPS = _Groups()
 
 def with_outcome(headers: Headers, outcome: Outcome, debug: bool) -> list[tuple[bytes, bytes]]:
     """A new header list: the app's, less what the outcome takes off, plus what it adds."""
-    gone = outcome.dropped | {"cache-control"} if outcome.cache_control is not None else outcome.dropped
+    gone = outcome.dropped
     new = [pair for pair in headers if pair[0].decode("latin-1").lower() not in gone] if gone else list(headers)
     if outcome.cache_control is not None:
         new.append((b"cache-control", outcome.cache_control.encode("latin-1")))
-    new.extend((b"set-cookie", cookie.encode("latin-1")) for cookie in outcome.cookies)
+    for cookie in outcome.cookies:
+        new.append((b"set-cookie", cookie.encode("latin-1")))
     if debug:
         new.append((b"x-adtarget-reason", outcome.reason.encode("latin-1")))
     return new
 
 
 def _by_name(headers: Headers) -> dict[str, str]:
+    """What decides of a response's headers; few do, and names repeat."""
     table: dict[str, str] = {}
     for name, value in headers:
-        key = name.decode("latin-1").lower()
-        text = value.decode("latin-1")
-        table[key] = f"{table[key]}, {text}" if key in table else text
+        key = _deciding_name(name)
+        if key is not None:
+            text = value.decode("latin-1")
+            table[key] = f"{table[key]}, {text}" if key in table else text
     return table
+
+
+@lru_cache(maxsize=1024)
+def _deciding_name(name: bytes) -> str | None:
+    text = name.decode("latin-1").lower()
+    return text if decides(text) else None
 
 
 def _joined(headers: Iterable[tuple[bytes, bytes]]) -> dict[bytes, bytes]:

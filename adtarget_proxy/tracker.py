@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 import logging
-import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -16,6 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
+from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.request import Tracking
@@ -26,11 +26,12 @@ from adtarget_proxy.tracking.events import Event
 from adtarget_proxy.tracking.facts import Facts, Response, bare_host
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.invite import ClickPlan, click_plan
+from adtarget_proxy.tracking.pages import decides
 from adtarget_proxy.tracking.rules import REASONS, Gate, Reason, Rules
 from adtarget_proxy.tracking.state import derived_key
 from adtarget_proxy.tracking.visit import Outcome, Plan, finish, plan
 
-__all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking"]
+__all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking", "decides"]
 
 logger = logging.getLogger("adtarget_proxy")
 
@@ -57,7 +58,7 @@ class Tracker:
         settings: Settings | None = None,
         *,
         clock: Callable[[], float] = time.time,
-        entropy: Callable[[int], bytes] = os.urandom,
+        entropy: Callable[[int], bytes] = system_entropy,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.rules = Rules(self.settings, self._keys, clock=clock, entropy=entropy)

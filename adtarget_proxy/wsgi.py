@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
 from adtarget_proxy.settings import Settings
-from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking
+from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking, decides
 
 if TYPE_CHECKING:
     from _typeshed.wsgi import StartResponse, WSGIApplication, WSGIEnvironment
@@ -104,6 +104,9 @@ class WsgiFacts(Facts):
         value: str | None = self._environ.get(_KEYS[name])
         return value
 
+    def has_any(self, names: frozenset[str]) -> bool:
+        return not self._environ.keys().isdisjoint(_GROUPS[names])
+
     @property
     def raw_path(self) -> str:
         path: str = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
@@ -118,26 +121,38 @@ class _Keys(dict[str, str]):
         return key
 
 
+class _Groups(dict[frozenset[str], tuple[str, ...]]):
+    """Groups of header names, each made once."""
+
+    def __missing__(self, names: frozenset[str]) -> tuple[str, ...]:
+        self[names] = keys = tuple(_KEYS[name] for name in names)
+        return keys
+
+
 _KEYS = _Keys()
+_GROUPS = _Groups()
 
 
 def with_outcome(headers: HeaderList, outcome: Outcome, debug: bool) -> HeaderList:
     """A new header list: the app's, less what the outcome takes off, plus what it adds."""
-    gone = outcome.dropped | {"cache-control"} if outcome.cache_control is not None else outcome.dropped
+    gone = outcome.dropped
     new = [pair for pair in headers if pair[0].lower() not in gone] if gone else list(headers)
     if outcome.cache_control is not None:
         new.append(("Cache-Control", outcome.cache_control))
-    new.extend(("Set-Cookie", cookie) for cookie in outcome.cookies)
+    for cookie in outcome.cookies:
+        new.append(("Set-Cookie", cookie))
     if debug:
         new.append(("X-Adtarget-Reason", outcome.reason))
     return new
 
 
 def _by_name(headers: HeaderList) -> dict[str, str]:
+    """What decides of a response's headers."""
     table: dict[str, str] = {}
     for name, value in headers:
-        key = name.lower()
-        table[key] = f"{table[key]}, {value}" if key in table else value
+        if decides(name):
+            key = name.lower()
+            table[key] = f"{table[key]}, {value}" if key in table else value
     return table
 
 

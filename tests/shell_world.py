@@ -132,9 +132,10 @@ class AsgiShell:
 
     async def talk(self, app: Any, scope: Any) -> Answer:
         sent: list[Any] = []
+        body = [{"type": "http.request", "body": b"", "more_body": False}]
 
         async def receive() -> Any:
-            return {"type": "http.request", "body": b"", "more_body": False}
+            return body.pop() if body else await asyncio.Event().wait()  # the visitor stays
 
         async def send(message: Any) -> None:
             sent.append(message)
@@ -152,7 +153,7 @@ class AsgiShell:
             "http_version": "1.1",
             "method": request.method,
             "scheme": request.scheme,
-            "path": unquote_to_bytes(path).decode(),
+            "path": unquote_to_bytes(path).decode("utf-8", "replace"),
             "raw_path": path.encode(),
             "query_string": request.query.encode("latin-1"),
             "root_path": request.root,

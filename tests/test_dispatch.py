@@ -116,7 +116,7 @@ def test_an_update_that_hit_no_visit_is_a_dead_letter(tmp_path: Path, miss: str,
 
 def test_an_event_that_cannot_be_written_down_is_a_dead_letter_and_stops_nobody(box: Sandbox, tmp_path: Path) -> None:
     with world(box, tmp_path) as it:
-        odd, good = it.visit(no_such_field=1), it.visit()
+        odd, good = replace(it.visit(), key="no\nkey"), it.visit()
         it.append(odd, good)
         assert it.delivery.flush(10) == 0
         assert [letter.event.id for letter in it.outbox.store.dead_letters()] == [odd.id]
@@ -182,7 +182,7 @@ def test_one_dead_account_slows_no_other(box: Sandbox, tmp_path: Path) -> None:
             it.append(*visits)
             it.delivery.start()
             box.wait_for(100, timeout=20)
-            assert it.outbox.store.counts([dead]).claimed <= 8
+            assert it.outbox.store.counts([dead]).claimed <= 12
             other.heal()
 
 

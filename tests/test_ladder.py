@@ -238,6 +238,24 @@ def test_a_store_that_is_gone_costs_nobody_the_link(box: Sandbox, tmp_path: Path
         assert it.delivery.invite(it.click(), limit=4).wait().reason == "invite"
 
 
+def test_a_fault_of_our_own_costs_no_visitor_the_fallback_and_no_event(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def planted(*_: object, **__: object) -> None:
+        raise RuntimeError("203.0.113.77")
+
+    with world(box, tmp_path) as it:
+        with monkeypatch.context() as patch:
+            patch.setattr("adtarget_proxy.api.AdTarget.deliver", planted)
+            clicks = [it.click() for _ in range(5)]
+            for click in clicks:
+                assert it.delivery.invite(click, limit=4).wait().reason == "invite-fallback"
+        until(lambda: drained(it))
+        assert {event["idempotency_key"] for event in box.events("invite")} == {click.event.key for click in clicks}
+    assert "RuntimeError in test_ladder.py" in caplog.text
+    assert "203.0.113.77" not in caplog.text
+
+
 def test_an_account_without_settings_gets_the_fallback_and_keeps_its_click(box: Sandbox, tmp_path: Path) -> None:
     with world(box, tmp_path) as it:
         assert it.delivery.invite(it.click(account="unknown"), limit=4).wait().reason == "invite-fallback"
@@ -333,7 +351,8 @@ def test_a_visitor_who_leaves_cancels_the_wait_and_not_the_call(box: Sandbox, tm
 
     async def leave(it: World, visitor: str) -> None:
         task = asyncio.create_task(it.delivery.invite(it.click(visitor), limit=1).wait_async())
-        while not box.requests() and not it.outbox.store.owners():
+        await asyncio.sleep(0)  # let the task begin to wait
+        while not it.outbox.store.owners():
             await asyncio.sleep(0.01)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):

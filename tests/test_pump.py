@@ -47,6 +47,16 @@ def test_own_events_are_moved_once(url: str) -> None:
     outbox.close()
 
 
+def test_how_far_a_journal_was_moved_is_recorded_with_its_events(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    for name in ("a", "b"):
+        outbox.append(visit(name))
+        Pump(outbox).own(0.0)
+        (journal,) = (tmp_path / "outbox.sqlite3.journal").iterdir()
+        assert outbox.store.offset(journal.name) == journal.stat().st_size
+    outbox.close()
+
+
 def test_a_living_processs_journal_is_read_and_left(tmp_path: Path) -> None:
     url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
     one, two = Outbox.open(url), Outbox.open(url)

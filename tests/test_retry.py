@@ -81,6 +81,14 @@ def test_every_refusal_has_one_fate_and_one_meaning_for_the_account(error: ApiEr
             pytest.fail("a refusal settles nothing")
 
 
+def test_a_refusal_keeps_what_adtarget_wrote_and_shows_it_nowhere() -> None:
+    refusal = InvalidPayload("AdTarget answered 400 INVALID_PAYLOAD")
+    refusal.answer = '{"error": {"message": "href: jane@example.com"}}'
+    end = verdict(visit(), 0, refusal, now=NOW, random=lambda: 0.5, timing=TIMING)
+    assert end == Buried(DeadReason.REFUSED, 400, refusal.answer, str(refusal))
+    assert "jane" not in f"{end!r} {refusal!r} {refusal}"
+
+
 @pytest.mark.parametrize(
     ("event", "reply", "end"),
     [
@@ -89,7 +97,11 @@ def test_every_refusal_has_one_fate_and_one_meaning_for_the_account(error: ApiEr
         (update(), Answered(success=True), Settled()),
         (update(), Answered(success=None), Settled()),
         (update(), Answered(success=False), Buried(DeadReason.REFUSED, 200, "success: false")),
-        (update(), NotFound("AdTarget answered 404"), Buried(DeadReason.REFUSED, 404, "AdTarget answered 404")),
+        (
+            update(),
+            NotFound("AdTarget answered 404"),
+            Buried(DeadReason.REFUSED, 404, "AdTarget answered 404", "AdTarget answered 404"),
+        ),
     ],
     ids=["visit", "visit, odd field", "update", "update, no word", "update that missed", "update, unknown visitor"],
 )

@@ -45,7 +45,19 @@ def test_an_address_is_read_in_every_spelling(spelling: str, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", "unknown", "_hidden", "203.0.113", "203.0.113.9:", "203.0.113.9:x", "[2001:db8::1", "[2001:db8::1]x", "1.2.3.4, 5.6.7.8", "٣.1.1.1", "0x7f.1.1.1"],
+    [
+        "",
+        "unknown",
+        "_hidden",
+        "203.0.113",
+        "203.0.113.9:",
+        "203.0.113.9:x",
+        "[2001:db8::1",
+        "[2001:db8::1]x",
+        "1.2.3.4, 5.6.7.8",
+        "٣.1.1.1",
+        "0x7f.1.1.1",
+    ],
 )
 def test_what_is_no_address_is_none(text: str) -> None:
     assert read_address(text) is None
@@ -53,13 +65,30 @@ def test_what_is_no_address_is_none(text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["127.0.0.1", "::1", "10.1.2.3", "172.16.0.1", "192.168.1.1", "169.254.1.1", "fe80::1", "100.64.0.1", "100.127.255.254", "fc00::1", "fd12::1", "0.0.0.0", "::", "224.0.0.1"],
+    [
+        "127.0.0.1",
+        "::1",
+        "10.1.2.3",
+        "172.16.0.1",
+        "192.168.1.1",
+        "169.254.1.1",
+        "fe80::1",
+        "100.64.0.1",
+        "100.127.255.254",
+        "fc00::1",
+        "fd12::1",
+        "0.0.0.0",
+        "::",
+        "224.0.0.1",
+    ],
 )
 def test_an_address_of_a_private_network_is_not_public(text: str) -> None:
     assert read_address(text) == Address(text, public=False)
 
 
-@pytest.mark.parametrize("text", ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2a00:1450:4001::1", "203.0.113.9", "2001:db8::1"])
+@pytest.mark.parametrize(
+    "text", ["8.8.8.8", "100.128.0.1", "172.32.0.1", "2a00:1450:4001::1", "203.0.113.9", "2001:db8::1"]
+)
 def test_an_address_of_the_internet_is_public(text: str) -> None:
     assert read_address(text) == Address(text, public=True)
 
@@ -107,7 +136,9 @@ def test_an_address_of_the_internet_is_public(text: str) -> None:
         (INSIDE, None, VISITOR, None),
     ],
 )
-def test_x_forwarded_for_is_walked_from_the_right(trusted: object, peer: str | None, lines: str | None, text: str | None) -> None:
+def test_x_forwarded_for_is_walked_from_the_right(
+    trusted: object, peer: str | None, lines: str | None, text: str | None
+) -> None:
     assert address(trusted, peer, lines) == text
 
 
@@ -150,11 +181,18 @@ def test_only_the_chosen_header_is_read() -> None:
         (PROXY, {"x-forwarded-host": "not a host"}, "http", "shop.example"),
         (PROXY, {"x-forwarded-host": "evil.example, shop.example:8443"}, "http", "shop.example:8443"),
         (PROXY, {"x-forwarded-proto": "http, https", "x-forwarded-for": f"{LIAR}, {VISITOR}"}, "https", "shop.example"),
-        (PROXY, {"x-forwarded-proto": "https, http", "x-forwarded-for": f"{VISITOR}, {OUTER}"}, "https", "shop.example"),
+        (
+            PROXY,
+            {"x-forwarded-proto": "https, http", "x-forwarded-for": f"{VISITOR}, {OUTER}"},
+            "https",
+            "shop.example",
+        ),
         (LIAR, {"x-forwarded-proto": "https", "x-forwarded-host": "evil.example"}, "http", "shop.example"),
     ],
 )
-def test_scheme_and_host_are_what_the_outermost_trusted_hop_saw(peer: str, headers: dict[str, str | None], scheme: str, host: str) -> None:
+def test_scheme_and_host_are_what_the_outermost_trusted_hop_saw(
+    peer: str, headers: dict[str, str | None], scheme: str, host: str
+) -> None:
     origin = origin_reader(INSIDE)(Request("http://shop.example/", {"x-forwarded-for": VISITOR, **headers}, peer=peer))
     assert (origin.scheme, origin.host) == (scheme, host)
 
@@ -167,9 +205,18 @@ def test_forwarded_names_scheme_and_host() -> None:
 
 @pytest.mark.parametrize(
     ("peer", "line", "hint"),
-    [(PROXY, VISITOR, True), ("unix", VISITOR, True), (None, VISITOR, True), (VISITOR, VISITOR, False), ("8.8.8.8", VISITOR, False), (PROXY, None, False)],
+    [
+        (PROXY, VISITOR, True),
+        ("unix", VISITOR, True),
+        (None, VISITOR, True),
+        (VISITOR, VISITOR, False),
+        ("8.8.8.8", VISITOR, False),
+        (PROXY, None, False),
+    ],
 )
-def test_a_private_peer_that_brings_an_untrusted_header_is_a_hint_at_a_proxy(peer: str | None, line: str | None, hint: bool) -> None:
+def test_a_private_peer_that_brings_an_untrusted_header_is_a_hint_at_a_proxy(
+    peer: str | None, line: str | None, hint: bool
+) -> None:
     origin = origin_reader(())(Request("http://shop.example/", {"x-forwarded-for": line}, peer=peer))
     assert origin.hint is hint
 
@@ -179,7 +226,11 @@ def test_a_truncated_address_names_a_network(text: str, short: str) -> None:
     assert truncated(text) == short
 
 
-@given(st.text(alphabet=st.characters(max_codepoint=255), max_size=60), st.sampled_from([PROXY, "unix", None, "garbage"]), st.booleans())
+@given(
+    st.text(alphabet=st.characters(max_codepoint=255), max_size=60),
+    st.sampled_from([PROXY, "unix", None, "garbage"]),
+    st.booleans(),
+)
 def test_no_header_raises_and_one_address_goes_out(line: str, peer: str | None, forwarded: bool) -> None:
     reader = origin_reader(("10.0.0.0/8", "unix"), forwarded=forwarded)
     name = "forwarded" if forwarded else "x-forwarded-for"

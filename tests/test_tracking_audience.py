@@ -125,7 +125,17 @@ def test_privacy_signals_are_exactly_one(value: str | None, signal: bool) -> Non
 
 @pytest.mark.parametrize(
     ("answer", "granted"),
-    [(True, True), (Consent.GRANTED, True), ("granted", True), (False, False), (None, False), ("denied", False), (Consent.UNKNOWN, False), (1, False), ("yes", False)],
+    [
+        (True, True),
+        (Consent.GRANTED, True),
+        ("granted", True),
+        (False, False),
+        (None, False),
+        ("denied", False),
+        (Consent.UNKNOWN, False),
+        (1, False),
+        ("yes", False),
+    ],
 )
 def test_only_a_plain_yes_grants(answer: Any, granted: bool) -> None:
     assert is_granted(lambda facts: answer, Request()) is granted

@@ -121,11 +121,15 @@ OLD, NEW, FUTURE = "fb.1.1690000000000.1", "fb.1.1695000000000.2", f"fb.1.{NOW_M
         ([OLD, FUTURE], OLD, OLD),
     ],
 )
-def test_of_two_fbp_the_one_not_reported_counts_else_the_oldest(values: list[str], reported: str | None, chosen: str | None) -> None:
+def test_of_two_fbp_the_one_not_reported_counts_else_the_oldest(
+    values: list[str], reported: str | None, chosen: str | None
+) -> None:
     assert choose_fbp({value: creation_ms(value) or 0 for value in values}, NOW_MS, reported) == chosen
 
 
-@pytest.mark.parametrize(("values", "chosen"), [([], None), ([OLD, NEW], NEW), ([NEW, OLD], NEW), ([OLD, FUTURE], OLD), ([FUTURE], None)])
+@pytest.mark.parametrize(
+    ("values", "chosen"), [([], None), ([OLD, NEW], NEW), ([NEW, OLD], NEW), ([OLD, FUTURE], OLD), ([FUTURE], None)]
+)
 def test_of_two_fbc_the_newest_counts(values: list[str], chosen: str | None) -> None:
     assert choose_fbc({value: creation_ms(value) or 0 for value in values}, NOW_MS) == chosen
 
@@ -202,7 +206,9 @@ def test_a_minted_fbc_holds_the_click_id() -> None:
         ("", None, None),
     ],
 )
-def test_the_domain_is_the_users_else_the_registrable_one_else_none(host: str, explicit: str | None, domain: str | None) -> None:
+def test_the_domain_is_the_users_else_the_registrable_one_else_none(
+    host: str, explicit: str | None, domain: str | None
+) -> None:
     assert cookie_domain(host, explicit) == domain
 
 

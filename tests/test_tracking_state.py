@@ -63,10 +63,18 @@ def test_keys_rotate() -> None:
 
 @pytest.mark.parametrize(
     ("landing", "value"),
-    [("https://shop.example/" + "x" * 5000, "v"), ("https://shop.example/" + "ж" * 3000, "v"), ("https://shop.example/", "ж" * 500), ("x" * 9000, "%" * 500)],
+    [
+        ("https://shop.example/" + "x" * 5000, "v"),
+        ("https://shop.example/" + "ж" * 3000, "v"),
+        ("https://shop.example/", "ж" * 500),
+        ("x" * 9000, "%" * 500),
+    ],
 )
 def test_the_state_never_exceeds_its_size(landing: str, value: str) -> None:
-    touch = {"landing_page": landing, **dict.fromkeys(("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term"), value)}
+    touch = {
+        "landing_page": landing,
+        **dict.fromkeys(("utm_source", "utm_medium", "utm_campaign", "utm_content", "utm_term"), value),
+    }
     cookie = SIGNER.dump(State(ME, FBP, 1_700_000_000, 1_700_000_000, touch))
     assert len(cookie) <= MAX_SIZE
     loaded = SIGNER.load(cookie, ME)
@@ -75,7 +83,9 @@ def test_the_state_never_exceeds_its_size(landing: str, value: str) -> None:
 
 
 def test_the_landing_page_is_trimmed_first() -> None:
-    loaded = SIGNER.load(SIGNER.dump(State(ME, FBP, touch={"landing_page": "https://a.example/" + "x" * 5000, "gclid": "G1"})), ME)
+    loaded = SIGNER.load(
+        SIGNER.dump(State(ME, FBP, touch={"landing_page": "https://a.example/" + "x" * 5000, "gclid": "G1"})), ME
+    )
     assert loaded is not None
     assert loaded.touch["gclid"] == "G1"
     assert loaded.touch["landing_page"].startswith("https://a.example/xxx")

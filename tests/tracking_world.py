@@ -60,12 +60,16 @@ class World:
         self.jar: dict[str, str] = {}
         self.set_cookies: dict[str, str] = {}
 
-    def request(self, url: str = "https://shop.example/", headers: Mapping[str, str | None] | None = None, **of: Any) -> Request:
+    def request(
+        self, url: str = "https://shop.example/", headers: Mapping[str, str | None] | None = None, **of: Any
+    ) -> Request:
         """A request that brings the browser's cookies."""
         cookie = "; ".join(f"{name}={value}" for name, value in self.jar.items())
         return Request(url, {"cookie": cookie or None, **(headers or {})}, **of)
 
-    def plan(self, url: str = "https://shop.example/", headers: Mapping[str, str | None] | None = None, **of: Any) -> Plan:
+    def plan(
+        self, url: str = "https://shop.example/", headers: Mapping[str, str | None] | None = None, **of: Any
+    ) -> Plan:
         return plan(self.request(url, headers, **of), self.rules)
 
     def page(
@@ -82,7 +86,9 @@ class World:
         self.keep(outcome.cookies)
         return outcome
 
-    def click(self, url: str = "https://shop.example/c/vip", headers: Mapping[str, str | None] | None = None, **of: Any) -> ClickPlan:
+    def click(
+        self, url: str = "https://shop.example/c/vip", headers: Mapping[str, str | None] | None = None, **of: Any
+    ) -> ClickPlan:
         """A click that counts."""
         planned = self.plan(url, headers, **of)
         click = click_plan(planned.facts, planned.gate, self.rules)

@@ -80,6 +80,7 @@ class _Account:
         if problems:
             raise SettingsError(problems)
         self._timeout = timeout
+        self._lock = threading.Lock()  # one for all clients would stay locked for good in a child forked meanwhile
         self._keyed: Surface | None = Keyed(api_url.rstrip("/"), api_key) if api_key else None
         self._keyless: Surface | None = Keyless(tracker_url.rstrip("/"), website_id) if website_id else None
 
@@ -119,7 +120,6 @@ class AdTarget(_Account):
     """
 
     _transport: Transport | None = None
-    _lock = threading.Lock()
 
     def visit(
         self, *, idempotency_key: str | None = None, timeout: float | None = None, **fields: Unpack[VisitFields]

@@ -63,7 +63,8 @@ class Dispatcher:
         self._sender = sender
         self._registry = registry
         self._timing = timing
-        self._room = SIZE if len(lines) == 1 else SIZE // 2
+        self._share = SIZE if len(lines) == 1 else SIZE // 2
+        self._room = self._share + self._share // 2  # a thread that ends finds its next event here
         self._in_hand: Counter[str] = Counter()
         self._lock = threading.Lock()
         self._filling = threading.Lock()
@@ -79,13 +80,14 @@ class Dispatcher:
 
     def idle(self, within: float) -> bool:
         """Whether nothing is in hand and nothing that could go will be due ``within`` these seconds. Raises OutboxError."""
-        if self._registry.held:
-            return False
-        for line in self._lines:
-            due = self._outbox.store.next_due([line.id], now=time.time())
-            if due is not None and max(due, line.breaker.probe_in(time.monotonic())) <= within:
+        with self._filling:  # between a claim and its entry in the registry an event is nowhere to be seen
+            if self._registry.held:
                 return False
-        return True
+            for line in self._lines:
+                due = self._outbox.store.next_due([line.id], now=time.time())
+                if due is not None and max(due, line.breaker.probe_in(time.monotonic())) <= within:
+                    return False
+            return True
 
     def _fill(self, line: Line) -> int:
         room = self._room - self._in_hand[line.id]
@@ -132,7 +134,7 @@ class Dispatcher:
             self._let_go(line)
             if probe:
                 line.breaker.drop_probe(time.monotonic())
-        if self._in_hand[line.id] * 2 <= self._room:
+        if self._in_hand[line.id] <= self._share:
             try:
                 self.fill()
             except OutboxError as error:

@@ -46,6 +46,7 @@ if hasattr(os, "register_at_fork"):  # a child forked in the middle of an import
 def client_of(account: Account) -> Client:
     """AdTarget itself. The import brings httpx, which no page pays for: it happens in a lane."""
     with _importing:
+        import adtarget_proxy.api.transport  # noqa: F401  # httpx itself, which the client would import at its first call
         from adtarget_proxy.api import AdTarget
 
     return AdTarget.for_account(account)

@@ -51,7 +51,7 @@ class Registry:
 
     def bury(self, event: Event, end: retry.Buried) -> None:
         """It goes to the dead letters."""
-        _log.warning("%s %s is a dead letter: %s (%s)", event.kind, event.id, end.reason.value, end.answer)
+        _log.warning("%s %s is a dead letter: %s (%s)", event.kind, event.id, end.reason.value, end.told or end.answer)
 
         def write() -> None:
             store = self._outbox.store

@@ -7,7 +7,7 @@ definite answer either. Everything else ends in the dead letters with its status
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import Enum
 
 from adtarget_proxy.delivery.timing import Timing
@@ -39,11 +39,12 @@ class Again:
 
 @dataclass(frozen=True, slots=True)
 class Buried:
-    """It will not be sent any more."""
+    """It will not be sent any more. ``answer`` may hold AdTarget's own words: it is kept, never logged; ``told`` may be."""
 
     reason: DeadReason
     status: int | None
-    answer: str
+    answer: str = field(repr=False)
+    told: str = ""
 
 
 Verdict = Settled | Again | Buried
@@ -97,7 +98,7 @@ def verdict(event: Event, tries: int, reply: Reply, *, now: float, random: Rando
     if signal(reply) is Signal.PAUSED:
         return Again(now, counted=False)
     if not is_transient(reply):
-        return Buried(DeadReason.REFUSED, reply.status, str(reply))
+        return Buried(DeadReason.REFUSED, reply.status, reply.answer or str(reply), str(reply))
     steps = tries + _SLOWLY if isinstance(reply, ApiDisabled) else tries
     delay = max(backoff(steps, random=random, timing=timing), reply.retry_after or 0.0)
     return Again(now + delay, unknown=is_unknown(reply))

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Iterator, Sequence
-from functools import lru_cache
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache, partial
 from itertools import islice
 from typing import NamedTuple
 
@@ -20,7 +20,8 @@ UNIX = "unix"
 _MAX_HOPS = 32
 # what is nobody's address on the internet: RFC 1918, CGNAT (RFC 6598), ULA (RFC 4193); loopback and the like the library knows
 _PRIVATE = tuple(
-    ipaddress.ip_network(text) for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+    ipaddress.ip_network(text)
+    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
 )
 # RFC 7239: token = token or quoted string; pairs by ";", elements by ","
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]*))\s*')
@@ -42,6 +43,13 @@ class Origin(NamedTuple):
     scheme: str
     host: str | None
     hint: bool = False
+
+
+class View(NamedTuple):
+    """A scheme and a host as one party saw them."""
+
+    scheme: str | None
+    host: str | None
 
 
 @lru_cache(maxsize=8192)
@@ -80,35 +88,70 @@ def truncated(text: str) -> str:
 
 def origin_reader(trusted: int | Sequence[str], *, forwarded: bool = False) -> Callable[[Facts], Origin]:
     """The function from facts to their Origin for one ``trusted_proxies`` setting; ``forwarded`` reads RFC 7239 instead."""
-    hops = trusted if isinstance(trusted, int) else None
     if not trusted:
         return _direct
-    networks = () if hops is not None else tuple(ipaddress.ip_network(item) for item in trusted_networks(trusted))
-    unix = hops is not None or UNIX in trusted_words(trusted)
+    walk = _Walk(trusted)
 
-    @lru_cache(maxsize=4096)
-    def is_trusted(text: str) -> bool:
-        return _within(text, networks)
+    @lru_cache(maxsize=1024)  # a visitor's requests, and those of everybody behind one proxy, say the same
+    def read(
+        peer: str | None, scheme: str, host: str | None, line: str, proto: str | None, shown: str | None
+    ) -> Origin:
+        if not walk.trusts(peer):
+            return Origin(_peer_address(peer), scheme, public_host(host))
+        elements = list(_forwarded_elements(line)) if forwarded else None
+        chain = _x_forwarded_chain(line) if elements is None else _forwarded_chain(elements)
+        address, passed = walk.along(_peer_address(peer), chain)
+        view = _x_forwarded_view(proto, shown, passed) if elements is None else _forwarded_view(elements, passed)
+        seen = (view.scheme or "").lower()
+        return Origin(
+            address, seen if seen in ("http", "https") else scheme, public_host(view.host) or public_host(host)
+        )
 
-    def origin(facts: Facts) -> Origin:
-        peer = facts.peer
-        by_unix = peer == UNIX
-        address = None if by_unix or peer is None else read_address(peer)
-        if not (unix if by_unix else hops is not None or (address is not None and is_trusted(address.text))):
-            return _direct(facts)
-        chain = _forwarded_chain(facts) if forwarded else _x_forwarded_chain(facts)
+    def by_forwarded(facts: Facts) -> Origin:
+        return read(facts.peer, facts.scheme, facts.header("host"), facts.header("forwarded") or "", None, None)
+
+    def by_x_forwarded(facts: Facts) -> Origin:
+        header = facts.header
+        line = header("x-forwarded-for") or ""
+        return read(
+            facts.peer,
+            facts.scheme,
+            header("host"),
+            line,
+            header("x-forwarded-proto"),
+            header("x-forwarded-host"),
+        )
+
+    return by_forwarded if forwarded else by_x_forwarded
+
+
+class _Walk:
+    """Whom one setting trusts, and how far it believes a chain of proxies."""
+
+    def __init__(self, trusted: int | Sequence[str]) -> None:
+        self._hops = trusted if isinstance(trusted, int) else None
+        self._networks = tuple(ipaddress.ip_network(item) for item in trusted_networks(trusted))
+        self._unix = self._hops is not None or UNIX in trusted_words(trusted)
+        self._is_inside = lru_cache(maxsize=4096)(partial(_within, self._networks))
+
+    def trusts(self, peer: str | None) -> bool:
+        """Whether this peer's headers are read. A hop count trusts any."""
+        if peer == UNIX:
+            return self._unix
+        address = _peer_address(peer)
+        return self._hops is not None or (address is not None and self._is_inside(address.text))
+
+    def along(self, address: Address | None, chain: Iterable[Address | None]) -> tuple[Address | None, int]:
+        """The visitor's address, beginning at the peer's, and how many elements were passed to get there."""
         passed = 0
         for element in islice(chain, _MAX_HOPS):
             passed += 1
             if element is None:
                 break
             address = element
-            if passed == hops if hops is not None else not is_trusted(element.text):
+            if passed == self._hops if self._hops is not None else not self._is_inside(element.text):
                 break
-        scheme, host = _forwarded_view(facts, passed) if forwarded else _x_forwarded_view(facts, passed)
-        return Origin(address, scheme, host)
-
-    return origin
+        return address, passed
 
 
 def trusted_networks(trusted: int | Sequence[str]) -> list[str]:
@@ -122,13 +165,16 @@ def trusted_words(trusted: int | Sequence[str]) -> Sequence[str]:
 
 
 def _direct(facts: Facts) -> Origin:
-    peer = facts.peer
-    address = read_address(peer) if peer and peer != UNIX else None
+    address = _peer_address(facts.peer)
     hint = (address is None or not address.public) and facts.header("x-forwarded-for") is not None
     return Origin(address, facts.scheme, public_host(facts.header("host")), hint)
 
 
-def _within(text: str, networks: Sequence[_Network]) -> bool:
+def _peer_address(peer: str | None) -> Address | None:
+    return read_address(peer) if peer and peer != UNIX else None
+
+
+def _within(networks: Sequence[_Network], text: str) -> bool:
     address = ipaddress.ip_address(text)
     return any(address.version == network.version and address in network for network in networks)
 
@@ -136,18 +182,13 @@ def _within(text: str, networks: Sequence[_Network]) -> bool:
 # -- X-Forwarded-* ---------------------------------------------------------------------------------------------------------
 
 
-def _x_forwarded_chain(facts: Facts) -> Iterator[Address | None]:
+def _x_forwarded_chain(line: str) -> Iterator[Address | None]:
     """The elements from the right; None for a malformed one."""
-    line = facts.header("x-forwarded-for")
-    if line:
-        for element in reversed(line.split(",")):
-            yield read_address(element)
+    return (read_address(element) for element in reversed(line.split(","))) if line else iter(())
 
 
-def _x_forwarded_view(facts: Facts, passed: int) -> tuple[str, str | None]:
-    scheme = _element(facts.header("x-forwarded-proto"), passed)
-    host = public_host(_element(facts.header("x-forwarded-host"), passed))
-    return _scheme(scheme, facts), host or public_host(facts.header("host"))
+def _x_forwarded_view(proto: str | None, shown: str | None, passed: int) -> View:
+    return View(_element(proto, passed), _element(shown, passed))
 
 
 def _element(line: str | None, passed: int) -> str | None:
@@ -158,31 +199,26 @@ def _element(line: str | None, passed: int) -> str | None:
     return elements[max(len(elements) - max(passed, 1), 0)].strip()
 
 
-def _scheme(text: str | None, facts: Facts) -> str:
-    scheme = (text or "").lower()
-    return scheme if scheme in ("http", "https") else facts.scheme
-
-
 # -- Forwarded ---------------------------------------------------------------------------------------------------------------
 
 
-def _forwarded_chain(facts: Facts) -> Iterator[Address | None]:
-    for element in _forwarded_elements(facts):
+def _forwarded_chain(elements: Iterable[dict[str, str] | None]) -> Iterator[Address | None]:
+    for element in elements:
         yield read_address(element["for"]) if element is not None and "for" in element else None
 
 
-def _forwarded_view(facts: Facts, passed: int) -> tuple[str, str | None]:
-    view: dict[str, str] = {}
-    for element in islice(_forwarded_elements(facts), max(passed, 1)):
+def _forwarded_view(elements: Sequence[dict[str, str] | None], passed: int) -> View:
+    seen: dict[str, str] = {}
+    for element in elements[: max(passed, 1)]:
         if element is None:
             break
-        view = element
-    return _scheme(view.get("proto"), facts), public_host(view.get("host")) or public_host(facts.header("host"))
+        seen = element
+    return View(seen.get("proto"), seen.get("host"))
 
 
-def _forwarded_elements(facts: Facts) -> Iterator[dict[str, str] | None]:
+def _forwarded_elements(line: str) -> Iterator[dict[str, str] | None]:
     """The elements of ``Forwarded`` from the right, as name → value; None at the first malformed one, then no more."""
-    for text in reversed(_split_quoted(facts.header("forwarded") or "", ",")):
+    for text in islice(reversed(_split_quoted(line, ",")), _MAX_HOPS):
         element: dict[str, str] = {}
         for part in _split_quoted(text, ";"):
             pair = _PAIR.fullmatch(part)

@@ -31,6 +31,8 @@ _CUBOT = re.compile("cubot", re.IGNORECASE)
 _PURPOSES = ("sec-purpose", "purpose", "x-purpose", "x-moz", "x-sec-purpose")
 _AHEAD_ALWAYS = frozenset({"next-router-prefetch", "x-fb-http-engine"})
 _AHEAD_HEADERS = _AHEAD_ALWAYS.union(_PURPOSES)
+# every header that can keep a browser's page from counting: an ordinary page pays for one look at all of them
+RARE_HEADERS = _AHEAD_HEADERS | {"sec-gpc", "dnt"}
 _AHEAD = re.compile("prefetch|prerender|preview", re.IGNORECASE)
 
 

@@ -11,8 +11,9 @@ import ipaddress
 import re
 from collections.abc import Callable, Mapping
 from functools import lru_cache
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
+from adtarget_proxy.tracking.facts import bare_host
 from adtarget_proxy.tracking.state import Glance, glance
 
 if TYPE_CHECKING:
@@ -32,6 +33,7 @@ STATE_MAX_AGE = 31_536_000
 REISSUE_AFTER = 2_592_000  # a third of the shortest of the long lives
 
 _OURS = frozenset({FBP, FBC, TEMP_ID, SESSION_ID, STATE})
+_FAR_FUTURE = 10**15  # ms
 _EARLIEST_MS = 1_483_228_800_000  # 2017-01-01
 _DAY_MS = 86_400_000
 # RFC 6265's cookie-octet: printable ASCII but for the quote, the comma, the semicolon, the backslash and the space
@@ -44,6 +46,7 @@ _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
 _CLICK = re.compile(r"(?:^|&)(?:amp;)?fbclid=([^&]*)")  # amp; is left of a link that was escaped twice
 _CLICK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
+_OPTED_OUT = re.compile(rf"(?:^|;)\s*{OPT_OUT}\s*=\s*(?!0?\s*(?:;|$))")
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
@@ -53,7 +56,7 @@ class Jar:
     Read-only: one jar serves every request that brings the same Cookie header.
     """
 
-    __slots__ = ("fbc", "fbp", "seen", "session_id", "state", "temp_id")
+    __slots__ = ("fbc", "fbp", "latest", "only_fbc", "only_fbp", "seen", "session_id", "state", "temp_id")
 
     def __init__(self) -> None:
         self.fbp: dict[str, int] = {}
@@ -62,6 +65,10 @@ class Jar:
         self.session_id: str | None = None
         self.state: str | None = None
         self.seen: Glance | None = None  # what the state claims, unchecked
+        # what there is no choice about, unless ``latest`` (ms) lies in the future; there it lies where a name came twice
+        self.only_fbp: str | None = None
+        self.only_fbc: str | None = None
+        self.latest = 0
 
 
 def read_jar(header: str | None) -> Jar:
@@ -93,7 +100,17 @@ def _read_jar(header: str) -> Jar:
         elif jar.state is None:
             jar.state = value
     jar.seen = glance(jar.state, jar.temp_id)
+    jar.only_fbp, jar.only_fbc = next(iter(jar.fbp), None), next(iter(jar.fbc), None)
+    if len(jar.fbp) > 1 or len(jar.fbc) > 1:
+        jar.latest = _FAR_FUTURE
+    else:
+        jar.latest = max((0, *jar.fbp.values(), *jar.fbc.values()))
     return jar
+
+
+def has_opted_out(header: str) -> bool:
+    """Whether a Cookie header holds the opt-out cookie, with any value but an empty one or ``0``."""
+    return OPT_OUT in header and _OPTED_OUT.search(header) is not None
 
 
 _EMPTY = Jar()
@@ -196,6 +213,29 @@ def _suffix_list() -> PublicSuffixList | None:
     except ImportError:
         return None
     return PublicSuffixList()
+
+
+class Place(NamedTuple):
+    """Where a visitor's cookies go. ``host`` is bare, ``meta_index`` Meta's subdomain index, ``session`` the session cookie's attributes."""
+
+    host: str
+    domain: str | None
+    secure: bool
+    meta_index: int
+    session: str
+
+    def session_cookie(self, session_id: str) -> str:
+        """The Set-Cookie value of a session whose id was read from a jar or made here: cookie-safe either way."""
+        return f"{SESSION_ID}={session_id}{self.session}"
+
+
+@lru_cache(maxsize=1024)
+def place_of(scheme: str, host: str, explicit: str | None) -> Place:
+    """The Place for the scheme and host (with or without port) that a visitor sees."""
+    bare, secure = bare_host(host), scheme == "https"
+    domain = cookie_domain(bare, explicit)
+    attributes = _attributes(SESSION_MAX_AGE, domain, secure, False)
+    return Place(bare, domain, secure, subdomain_index(bare, domain), attributes)
 
 
 def same_site(host: str, other: str, explicit: str | None = None) -> bool:

@@ -21,9 +21,9 @@ _quote = json.encoder.encode_basestring_ascii
 _encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(slots=True, kw_only=True)  # frozen would make each page pay eight times for what nobody does
 class Event:
-    """What all events share. Times are Unix seconds."""
+    """What all events share. Times are Unix seconds. Never changed once made: ``dataclasses.replace`` makes another."""
 
     kind: ClassVar[str] = ""
 

@@ -17,8 +17,6 @@ from adtarget_proxy.tracking.cookies import (
     FBP,
     META_MAX_AGE,
     REISSUE_AFTER,
-    SESSION_ID,
-    SESSION_MAX_AGE,
     STATE,
     STATE_MAX_AGE,
     TEMP_ID,
@@ -26,17 +24,15 @@ from adtarget_proxy.tracking.cookies import (
     choose_fbc,
     choose_fbp,
     click_id,
-    cookie_domain,
     mint_fbc,
     mint_fbp,
     payload_of,
     read_jar,
     render,
     same_site,
-    subdomain_index,
 )
 from adtarget_proxy.tracking.events import FbpUpdate
-from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, Geo, bare_host, url_text
+from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, Geo, url_text
 from adtarget_proxy.tracking.rules import Rules, SiteRules
 from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url
 from adtarget_proxy.tracking.state import State
@@ -44,7 +40,9 @@ from adtarget_proxy.tracking.state import State
 _TOUCH = re.compile(r"(?:^|&)(?:amp;)?(utm_(?:source|medium|campaign|content|term)|gclid|ttclid|sccid)=([^&]+)")
 _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLICK_IDS = frozenset({"gclid", "ttclid", "sccid"})
+_PAGES = ("http://", "https://", "android-app://")
 _MAX_PARAMETER = 500
+_NO_TOUCH: Mapping[str, str] = {}
 
 
 class Identity:
@@ -59,13 +57,13 @@ class Identity:
         "fbp",
         "from_ad",
         "had_session",
-        "host",
         "jar",
         "new_fbc",
         "new_fbp",
         "new_visitor",
         "now",
         "origin",
+        "place",
         "query",
         "referer",
         "seen",
@@ -82,27 +80,33 @@ class Identity:
         self.origin = origin
         self.now = now = rules.clock()
         now_ms = int(now * 1000)
-        self.host = bare_host(origin.host or "")
+        self.place = place = site.place(origin.scheme, origin.host or "")
         self.jar = jar = read_jar(facts.header("cookie"))
-        self.new_visitor = jar.temp_id is None
-        self.temp_id = jar.temp_id or rules.new_uuid()
-        self.had_session = jar.session_id is not None and not self.new_visitor
-        self.session_id = jar.session_id if jar.session_id is not None and self.had_session else rules.new_uuid()
-        self.seen = jar.seen
-        self.query = scrubbed_query(facts.query) if rules.settings.scrub else facts.query
-        self.referer = facts.header("referer")
-        self.touch: Mapping[str, str] = touch_of(self.query) if self.query else {}
+        temp_id, session_id = jar.temp_id, jar.session_id
+        self.new_visitor = temp_id is None
+        self.had_session = temp_id is not None and session_id is not None
+        self.temp_id = temp_id or rules.new_uuid()
+        self.session_id = session_id if session_id is not None and temp_id is not None else rules.new_uuid()
+        self.seen = seen = jar.seen
+        self.referer = referer = facts.header("referer")
+        if jar.latest <= now_ms:
+            fbp, fbc = jar.only_fbp, jar.only_fbc
+        else:
+            fbp, fbc = choose_fbp(jar.fbp, now_ms, seen.fbp if seen else None), choose_fbc(jar.fbc, now_ms)
+        self.new_fbp = fbp is None
+        self.fbp = fbp or mint_fbp(place.meta_index, now_ms, rules.entropy)
 
-        known_fbp = choose_fbp(jar.fbp, now_ms, self.seen.fbp if self.seen else None)
-        self.new_fbp = known_fbp is None
-        self.fbp = known_fbp or mint_fbp(self._index(), now_ms, rules.entropy)
-        fbc = choose_fbc(jar.fbc, now_ms) if jar.fbc else None
-        clicked = click_id(facts.query) if facts.query else None
-        if clicked is None and fbc is None:
-            clicked = self._referred_click()
+        query, clicked = facts.query, None
+        if query:
+            clicked = click_id(query)
+            query = scrubbed_query(query) if rules.settings.scrub else query
+        self.query = query
+        self.touch: Mapping[str, str] = touch_of(query) if query else _NO_TOUCH
+        if fbc is None and clicked is None and referer is not None:
+            clicked = self._referred_click(referer)
         self.from_ad = clicked is not None or not _CLICK_IDS.isdisjoint(self.touch)
         self.new_fbc = clicked is not None and (fbc is None or payload_of(fbc) != clicked)
-        self.fbc = mint_fbc(self._index(), now_ms, clicked) if clicked and self.new_fbc else fbc
+        self.fbc = mint_fbc(place.meta_index, now_ms, clicked) if clicked and self.new_fbc else fbc
 
     # -- what is remembered ------------------------------------------------------------------------------------------------
 
@@ -139,14 +143,14 @@ class Identity:
     def referrer(self) -> str | None:
         """The Referer, scrubbed; None where there is none or it is no URL."""
         text = self.referer
-        if not text or not text.startswith(("http://", "https://", "android-app://")):
+        if not text or not text.startswith(_PAGES):
             return None
         return _shown(text[:MAX_URL], self._rules.settings.scrub)
 
     def same_site_referrer(self) -> str | None:
         """The referrer where it is a page of this site."""
         host = _host_of(self.referer)
-        if host is None or not same_site(self.host, host, self._site.site.cookie_domain):
+        if host is None or not same_site(self.place.host, host, self._site.site.cookie_domain):
             return None
         return self.referrer
 
@@ -181,19 +185,17 @@ class Identity:
         ``landing`` (by default this request's URL) and ``touch`` are what the state keeps where it knows nothing yet, or
         where ``touch`` is new (not None).
         """
-        domain = cookie_domain(self.host, self._site.site.cookie_domain)
-        secure = self.origin.scheme == "https"
-        due = self.seen is not None and self.now - self.seen.issued > REISSUE_AFTER and self.state is not None
-        found = []
-        if slide or not self.had_session:
-            found.append(render(SESSION_ID, self.session_id, SESSION_MAX_AGE, domain, secure=secure))
+        place, seen = self.place, self.seen
+        domain, secure = place.domain, place.secure
+        due = seen is not None and self.now - seen.issued > REISSUE_AFTER and self.state is not None
+        found = [place.session_cookie(self.session_id)] if slide or not self.had_session else []
         if self.new_visitor or due:
             found.append(render(TEMP_ID, self.temp_id, TEMP_ID_MAX_AGE, domain, secure=secure))
         if self.new_fbp or due:
             found.append(render(FBP, self.fbp, META_MAX_AGE, domain, secure=secure))
         if self.fbc is not None and (self.new_fbc or due):
             found.append(render(FBC, self.fbc, META_MAX_AGE, domain, secure=secure))
-        if self.seen is None or self.seen.fbp != self.fbp or touch is not None or due:
+        if seen is None or seen.fbp != self.fbp or touch is not None or due:
             value = self._site.signer.dump(self._next_state(landing, touch, due))
             found.append(render(STATE, value, STATE_MAX_AGE, domain, secure=secure, http_only=True))
         return found
@@ -205,17 +207,14 @@ class Identity:
             return State(self.temp_id, self.fbp, issued, old.touched, old.touch)
         return State(self.temp_id, self.fbp, issued, now, {"landing_page": landing or self.href, **(touch or {})})
 
-    def _index(self) -> int:
-        return subdomain_index(self.host, cookie_domain(self.host, self._site.site.cookie_domain))
-
-    def _referred_click(self) -> str | None:
+    def _referred_click(self, referer: str) -> str | None:
         """The Referer's fbclid counts from the same site only: a page that was fetched ahead, or lost its query by a redirect."""
-        if not self.referer or "fbclid=" not in self.referer:
+        if "fbclid=" not in referer:
             return None
-        host = _host_of(self.referer)
-        if host is None or not same_site(self.host, host, self._site.site.cookie_domain):
+        host = _host_of(referer)
+        if host is None or not same_site(self.place.host, host, self._site.site.cookie_domain):
             return None
-        return click_id(self.referer.partition("?")[2].partition("#")[0])
+        return click_id(referer.partition("?")[2].partition("#")[0])
 
 
 class _NotRead:

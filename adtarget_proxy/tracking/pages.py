@@ -9,9 +9,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from email.utils import parsedate_to_datetime
+from functools import lru_cache
 
 from adtarget_proxy.tracking.facts import Facts, Response
 
+_NONE: frozenset[str] = frozenset()
+_DECIDING = frozenset({"content-type", "content-disposition", "x-inertia", "cache-control", "expires"})
 _SHARED = frozenset({"public", "s-maxage", "immutable"})
 _MAX_AGE = re.compile(r'max-age\s*=\s*"?0*[1-9]', re.IGNORECASE)
 
@@ -42,25 +45,38 @@ def _fetched_whole_page(facts: Facts, *, by_script: bool) -> bool:
     return (header("x-requested-with") or "").lower() != "xmlhttprequest"
 
 
-def is_page(response: Response, *, inertia: bool) -> bool:
+def is_page(response: Response, facts: Facts) -> bool:
     """Whether a 2xx response is a page: HTML (or Inertia's own JSON for an Inertia visit) and no download."""
     headers = response.headers
-    kind = headers.get("content-type", "").partition(";")[0].strip().lower()
-    if kind != "text/html" and not (inertia and headers.get("x-inertia")):
+    if not _is_html(headers.get("content-type", "")) and not ("x-inertia" in headers and facts.header("x-inertia")):
         return False
-    return not headers.get("content-disposition", "").lower().lstrip().startswith("attachment")
+    disposition = headers.get("content-disposition")
+    return disposition is None or not disposition.lower().lstrip().startswith("attachment")
+
+
+@lru_cache(maxsize=256)
+def _is_html(content_type: str) -> bool:
+    return content_type.partition(";")[0].strip().lower() == "text/html"
 
 
 # -- caches ----------------------------------------------------------------------------------------------------------------
 
 
-def _speaks_to_cdn(name: str) -> bool:
+def speaks_to_cdn(name: str) -> bool:
+    """Whether a response header (lower-case) is for a CDN alone."""
     return name in ("surrogate-control", "edge-control", "x-accel-expires") or name.endswith("cdn-cache-control")
+
+
+@lru_cache(maxsize=1024)
+def decides(name: str) -> bool:
+    """Whether a response header, in any case, has a say here; a shell need not tell of any other."""
+    name = name.lower()
+    return name in _DECIDING or speaks_to_cdn(name)
 
 
 def is_cacheable(headers: Mapping[str, str], now: float) -> bool:
     """Whether a shared cache may keep the response (the rule of ``cache="skip"``)."""
-    if any(_speaks_to_cdn(name) for name in headers):
+    if any(map(speaks_to_cdn, headers)):
         return True
     directives = _directives(headers.get("cache-control", ""))
     if directives.keys() & {"private", "no-store"}:
@@ -71,21 +87,28 @@ def is_cacheable(headers: Mapping[str, str], now: float) -> bool:
 
 
 def protected(headers: Mapping[str, str]) -> tuple[str | None, frozenset[str]]:
-    """What ``cache="protect"`` does to a page that gains cookies: its new Cache-Control, and the headers to take off.
+    """What ``cache="protect"`` does to a page that gains cookies: the Cache-Control to write, and the headers to take off.
 
     None where Cache-Control stays as it is: ``public``, ``s-maxage`` and ``immutable`` give way to ``private``, all else stays.
     """
-    dropped = frozenset(name for name in headers if _speaks_to_cdn(name))
     value = headers.get("cache-control")
-    if value is None:
-        return "private", dropped
+    cache_control = "private" if value is None else _made_private(value)
+    dropped = _NONE
+    for name in headers:
+        if (name == "cache-control" and cache_control is not None) or (name not in _DECIDING and speaks_to_cdn(name)):
+            dropped |= {name}
+    return cache_control, dropped
+
+
+@lru_cache(maxsize=256)
+def _made_private(value: str) -> str | None:
     directives = _directives(value)
     kept = [text for name, text in directives.items() if name not in _SHARED]
     if not directives.keys() & {"private", "no-store"}:
         kept.insert(0, "private")
     elif len(kept) == len(directives):
-        return None, dropped
-    return ", ".join(kept), dropped
+        return None
+    return ", ".join(kept)
 
 
 def _directives(value: str) -> dict[str, str]:

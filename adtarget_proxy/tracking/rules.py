@@ -11,13 +11,20 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
-from typing import Literal, get_args
+from typing import Literal, NamedTuple, get_args
 from uuid import UUID
 
-from adtarget_proxy.settings import InviteRoute, Settings, Site
+from adtarget_proxy.settings import Account, InviteRoute, Settings, Site
 from adtarget_proxy.tracking.address import Origin, origin_reader
-from adtarget_proxy.tracking.audience import is_ahead_of_time, is_granted, is_machine, signals_dnt, signals_gpc
-from adtarget_proxy.tracking.cookies import OPT_OUT
+from adtarget_proxy.tracking.audience import (
+    RARE_HEADERS,
+    is_ahead_of_time,
+    is_granted,
+    is_machine,
+    signals_dnt,
+    signals_gpc,
+)
+from adtarget_proxy.tracking.cookies import Place, has_opted_out, place_of
 from adtarget_proxy.tracking.facts import Facts, bare_host
 from adtarget_proxy.tracking.pages import asks_for_page
 from adtarget_proxy.tracking.state import StateSigner
@@ -53,9 +60,12 @@ class SiteRules:
     conversion_account: str | None
     signer: StateSigner
 
+    def place(self, scheme: str, host: str) -> Place:
+        """Where this site's cookies go for visitors who see this scheme and host."""
+        return place_of(scheme, host, self.site.cookie_domain)
 
-@dataclass(slots=True)
-class Gate:
+
+class Gate(NamedTuple):
     """What the request alone decides. Without a reason it is a page view (``slug`` None) or a click that counts."""
 
     reason: Reason | None
@@ -93,11 +103,14 @@ class Rules:
         self._sites: dict[str, SiteRules] = {}
         self._routes = {slug for site in settings.all_sites for slug in site.invites}
         self._before_slug, self._after_slug = settings.invite_path.split("{slug}")
-        self.is_left_out = _left_out(settings.include, settings.exclude)
+        is_left_out = _left_out(settings.include, settings.exclude)
+        # what a path says, remembered: the slug of an invite route, and whether its pages are left out
+        self._by_path = lru_cache(maxsize=4096)(lambda path: (self._slug(path), is_left_out(path)))
+        self._asks = settings.consent is not None
 
     def gate(self, facts: Facts) -> Gate:
         """Whether to leave this request alone, and why."""
-        slug = self._slug(facts.path) if self._routes else None
+        slug, is_left_out = self._by_path(facts.path)
         if slug is not None and facts.method in ("GET", "HEAD"):
             gate = self.invite_gate(facts, slug)
             if gate is not None:
@@ -108,9 +121,10 @@ class Rules:
         site = self.settings.site_for(bare_host(origin.host)) if origin and origin.host else None
         if origin is not None and site is None:
             return Gate("unknown-host")
-        if self.is_left_out(facts.path):
+        if is_left_out:
             return _EXCLUDED
-        if OPT_OUT in (facts.header("cookie") or ""):
+        cookie = facts.header("cookie")
+        if cookie is not None and has_opted_out(cookie):
             return _OPTED_OUT
         if not asks_for_page(facts):
             return _NOT_A_PAGE
@@ -120,7 +134,7 @@ class Rules:
         origin = origin or self.origin(facts)
         if origin.host is None:
             return Gate("unknown-host")
-        return Gate(None, self.site_rules(site or self._only), origin=origin)
+        return Gate(None, self.site_rules(site or self._only), None, None, origin)
 
     def invite_path(self, slug: str) -> str:
         """The path of a slug's invite route."""
@@ -138,10 +152,12 @@ class Rules:
         """The compiled rules of a site."""
         found = self._sites.get(site.name)
         if found is None:
-            tracking, conversions = site.tracking_account, site.conversion_account
+            settings, conversions = self.settings, site.conversion_account
+            # a dry run has no credential; its events carry the account that delivery makes up for it
+            tracking = site.tracking_account or Account(settings.api_url, settings.tracker_url)
             found = self._sites[site.name] = SiteRules(
                 site,
-                tracking.id if tracking else "",
+                tracking.id,
                 conversions.id if conversions else None,
                 StateSigner(self._keys(site)),
             )
@@ -172,7 +188,7 @@ class Rules:
             reason = "off"
         elif origin.host is None:
             reason = "unknown-host"
-        elif OPT_OUT in (facts.header("cookie") or ""):
+        elif has_opted_out(facts.header("cookie") or ""):
             reason = "opted-out"
         elif facts.method == "HEAD":
             reason = "not-a-page"
@@ -181,24 +197,27 @@ class Rules:
         return Gate(reason, self.site_rules(site) if reason is None else None, slug, route, origin)
 
     def _audience(self, facts: Facts) -> Reason | None:
-        settings = self.settings
-        if is_ahead_of_time(facts):
+        has_rare = facts.has_any(RARE_HEADERS)
+        if has_rare and is_ahead_of_time(facts):
             return "prefetch"
         if is_machine(facts.header("user-agent") or ""):
             return "bot"
-        if (settings.respect_gpc and signals_gpc(facts)) or (settings.respect_dnt and signals_dnt(facts)):
+        if has_rare and self._signals_privacy(facts):
             return "gpc"
-        if settings.consent is not None and not is_granted(settings.consent, facts):
+        if self._asks and not is_granted(self.settings.consent, facts):
             return "no-consent"
         return None
 
+    def _signals_privacy(self, facts: Facts) -> bool:
+        settings = self.settings
+        return (settings.respect_gpc and signals_gpc(facts)) or (settings.respect_dnt and signals_dnt(facts))
+
 
 def _left_out(include: Sequence[str], exclude: Sequence[str]) -> Callable[[str], bool]:
-    """Whether a path is outside ``include`` or inside ``exclude`` (fnmatch patterns), remembered for the last 4096 paths."""
+    """Whether a path is outside ``include`` or inside ``exclude`` (fnmatch patterns)."""
     wanted = _any_of(include)
     unwanted = _any_of(exclude)
 
-    @lru_cache(maxsize=4096)
     def is_left_out(path: str) -> bool:
         if wanted is not None and not wanted.match(path):
             return True

@@ -15,7 +15,8 @@ from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.pages import is_cacheable, is_page, protected
 from adtarget_proxy.tracking.rules import Gate, Reason, Rules, SiteRules
 
-NO_STORE = "no-store"
+_NOTHING: frozenset[str] = frozenset()
+_CACHE_CONTROL = frozenset({"cache-control"})
 
 
 class Plan:
@@ -40,7 +41,7 @@ class Plan:
 
 
 class Outcome(NamedTuple):
-    """What becomes of a response: Set-Cookie values to add, Cache-Control to write (None: as it is), headers to take off."""
+    """What becomes of a response: headers to take off (``dropped``), then Set-Cookie values and a Cache-Control to add."""
 
     reason: Reason
     cookies: tuple[str, ...] = ()
@@ -60,10 +61,11 @@ def plan(facts: Facts, rules: Rules) -> Plan:
 def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
     """What becomes of the response. A second call with another response decides anew and changes nothing of the first."""
     if planned.gate.reason is not None:
-        no_store = planned.gate.reason == "prefetch"
-        return Outcome(planned.gate.reason, cache_control=NO_STORE if no_store else None)
+        if planned.gate.reason == "prefetch":
+            return Outcome("prefetch", (), "no-store", _CACHE_CONTROL)
+        return Outcome(planned.gate.reason)
     if planned.click_cookies is not None:
-        return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store")
+        return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store", _CACHE_CONTROL)
     page = planned.page
     site = planned.gate.rules
     if page is None or site is None:
@@ -75,7 +77,7 @@ def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
         return Outcome("tracked", events=_events(planned, page, site, set_cookies=False))
     if not 200 <= status < 300:
         return Outcome("status")
-    if not is_page(response, inertia=planned.facts.header("x-inertia") is not None):
+    if not is_page(response, planned.facts):
         return Outcome("not-html")
     cache = rules.settings.cache
     if cache == "skip" and is_cacheable(headers, page.now):
@@ -85,7 +87,7 @@ def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
     events = _events(planned, page, site, set_cookies=True)
     cookies = tuple(page.cookies(touch=new_touch(page), slide=True))
     if cache != "protect":
-        return Outcome("tracked", cookies, events=events)
+        return Outcome("tracked", cookies, None, _NOTHING, events)
     cache_control, dropped = protected(headers)
     return Outcome("tracked", cookies, cache_control, dropped, events)
 
