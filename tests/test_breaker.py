@@ -44,7 +44,7 @@ def test_state_after_a_history(history: str, state: State) -> None:
             case "f":
                 it.failed("no answer", now=0.0)
             case "s":
-                it.succeeded()
+                it.succeeded(now=0.0)
             case "p":
                 it.pause("401", now=0.0)
     assert it.state is state
@@ -55,7 +55,7 @@ def test_a_change_is_told_once() -> None:
     it = breaker()
     assert [it.failed("x", now=0.0) for _ in range(5)] == [False, False, True, False, False]
     assert [it.pause("401", now=0.0), it.pause("401", now=0.0)] == [True, False]
-    assert [it.succeeded(), it.succeeded()] == [True, False]
+    assert [it.succeeded(now=0.0), it.succeeded(now=0.0)] == [True, False]
 
 
 @pytest.mark.parametrize(("random", "pause"), [(0.0, 0.5), (1.0, 1.0)])
@@ -114,7 +114,7 @@ def test_after_it_has_closed_the_pauses_begin_anew() -> None:
     it = opened()
     it.take_probe(101.0)
     it.failed("still no answer", now=101.0)
-    it.succeeded()
+    it.succeeded(now=0.0)
     for _ in range(THRESHOLD):
         it.failed("again", now=200.0)
     assert it.probe_in(200.0) == 1.0
@@ -127,3 +127,15 @@ def test_a_paused_account_is_probed_slowly() -> None:
     assert it.take_probe(TIMING.resume)
     it.pause("AdTarget answered 401", now=31.0)
     assert not it.take_probe(31.0 + TIMING.resume - 0.01)
+
+
+def test_attempts_from_before_the_breaker_closed_do_not_open_it_again() -> None:
+    breaker = Breaker(timing=Timing(), random=lambda: 0.0)
+    for _ in range(3):
+        breaker.failed("down", now=10.0, began=5.0)
+    assert breaker.state is State.OPEN
+    breaker.succeeded(now=20.0)
+    for _ in range(9):
+        assert not breaker.failed("timed out", now=25.0, began=9.0)
+    assert breaker.state is State.OK
+    assert [breaker.failed("down", now=26.0, began=21.0) for _ in range(3)] == [False, False, True]

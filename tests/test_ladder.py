@@ -397,3 +397,11 @@ def test_many_threads_may_wait_at_once(box: Sandbox, tmp_path: Path) -> None:
             thread.join()
         assert {answer.reason for answer in answers} == {"invite"}
         assert len(box.events("invite")) == 32
+
+
+@pytest.mark.server
+def test_a_pump_that_takes_long_costs_a_click_its_visit_and_not_its_link(box: Sandbox, tmp_path: Path) -> None:
+    with world(box, tmp_path, timing=replace(QUICK, promote=0.1), deliver="worker") as it:
+        it.delivery.start()
+        with it.outbox.turn:  # as long as a dead process' big journal is being drained
+            assert it.delivery.invite(it.click(), limit=4).wait().reason == "invite"

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from delivery_world import FALLBACK, QUICK, until, world
 
-from adtarget_proxy.delivery import Answer
+from adtarget_proxy.delivery import Answer, State
 from adtarget_proxy.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.server
@@ -259,3 +259,60 @@ def test_a_store_that_cannot_be_read_is_seen_in_the_health_and_is_not_none_left(
         it.append(it.visit())
         assert it.delivery.flush(0.1) == 1
         assert not it.delivery.health().ok
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("end", ["flush", "close"])
+def test_a_pump_that_takes_long_does_not_hold_up_the_end_and_is_not_none_left(
+    box: Sandbox, tmp_path: Path, end: str
+) -> None:
+    with world(box, tmp_path) as it:
+        it.delivery.start()
+        with it.outbox.turn:
+            it.append(it.visit())
+            assert getattr(it.delivery, end)(0.1) == 1
+
+
+@pytest.mark.server
+def test_closing_asks_adtarget_nothing(box: Sandbox, tmp_path: Path) -> None:
+    box.faults(hang=True)
+    slow = replace(QUICK, call=5.0, probe_first=0.01)
+    with world(box, tmp_path, timing=slow, deliver="worker") as it:
+        calls = [
+            it.delivery.invite(it.click(budget=0.5), limit=64) for _ in range(20)
+        ]  # more than the lane has threads
+        assert {call.wait().reason for call in calls} == {"invite-fallback"}
+        assert it.delivery.health().accounts[0].state is State.OPEN
+        probe = it.click()
+        it.delivery.invite(probe, limit=64).wait()  # it waits for a thread, and nobody for it
+        it.delivery.close(0.1)
+        box.heal()
+        until(lambda: not any(thread.name == "adtarget-clicks" for thread in threading.enumerate()))
+        assert probe.event.key not in {request["idempotency_key"] for request in box.requests()}
+
+
+@pytest.mark.server
+def test_no_thread_is_started_at_the_interpreters_exit(box: Sandbox, tmp_path: Path) -> None:
+    script = f"""
+import atexit, sys, threading, time
+from adtarget_proxy.delivery import Delivery
+from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.settings import Settings
+from adtarget_proxy.tracking.events import PLAIN, Visit
+settings = Settings(api_key={box.api_key!r}, api_url={box.api_url!r}, outbox="sqlite:///{tmp_path / "o.sqlite3"}")
+outbox = Outbox.open(settings.outbox)
+delivery = Delivery(settings, outbox)
+delivery.start()
+while not delivery.health().running or 'adtarget_proxy.api.transport' not in sys.modules:
+    time.sleep(0.01)
+for n in range(5):
+    outbox.append(Visit(id=f'v{{n}}', key=f'k{{n}}', account=settings.accounts[0].id, visitor=f'p{{n}}', at=time.time(),
+                        worth=PLAIN, fields={{'href': 'https://shop.test/'}}))
+delivery.wake()
+def refuse(thread):
+    raise RuntimeError("can't create new thread at interpreter shutdown")  # Python 3.12
+atexit.register(lambda: setattr(threading.Thread, 'start', refuse))
+"""
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stderr == ""
+    assert len(box.events("visit")) == 5

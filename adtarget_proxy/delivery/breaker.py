@@ -36,6 +36,7 @@ class Breaker:
         self._pause = timing.probe_first
         self._probe_at = 0.0
         self._probing = False
+        self._changed_at = float("-inf")  # when it opened or closed last
 
     @property
     def state(self) -> State:
@@ -67,22 +68,29 @@ class Breaker:
                 self._probing = False
                 self._probe_at = now
 
-    def succeeded(self) -> bool:
+    def succeeded(self, *, now: float) -> bool:
         """A definite answer came; True where that closes the breaker."""
         with self._lock:
             changed = self._state is not State.OK
+            if changed:
+                self._changed_at = now
             self._state, self._reason, self._failures, self._probing = State.OK, "", 0, False
             self._pause = self._timing.probe_first
             return changed
 
-    def failed(self, reason: str, *, now: float) -> bool:
-        """No definite answer came in time; True where that opens the breaker."""
+    def failed(self, reason: str, *, now: float, began: float | None = None) -> bool:
+        """No definite answer came in time; True where that opens the breaker.
+
+        An attempt that ``began`` before the breaker last opened or closed tells nothing of what has been learnt since.
+        """
         with self._lock:
+            if began is not None and began < self._changed_at:
+                return False
             self._failures += 1
             if self._state is State.OK:
                 if self._failures < THRESHOLD:
                     return False
-                self._state, self._reason = State.OPEN, reason
+                self._state, self._reason, self._changed_at = State.OPEN, reason, now
                 self._sleep(now)
                 return True
             if self._probing:  # calls that were under way when it opened prove nothing new

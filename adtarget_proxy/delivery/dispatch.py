@@ -37,8 +37,9 @@ class Sender:
         if end is not None:
             self._registry.bury(event, end)
             return end
+        began = time.monotonic()
         reply = line.send(event)
-        line.note(reply)
+        line.note(reply, began=began)
         verdict = retry.verdict(event, claim.tries, reply, now=time.time(), random=self._random, timing=self._timing)
         self._registry.record(event, verdict)
         return verdict

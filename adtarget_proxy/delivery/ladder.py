@@ -103,7 +103,8 @@ class Ladder:
 
         def ask() -> None:
             try:
-                self._remember(call, line, self._ask(call, line) if self._token(line, time.monotonic()) else None)
+                if not self._clicks.is_stopped and self._token(line, time.monotonic()):
+                    self._remember(call, line, self._ask(call, line))
             finally:
                 line.breaker.drop_probe(time.monotonic())
 
@@ -180,11 +181,12 @@ class Ladder:
     def _ask(self, call: InviteCall, line: Line) -> str | None:
         """The invite call. Its outcome is noted whether or not somebody still waits for it."""
         event = call.click.event
+        began = time.monotonic()
         reply = line.send(event)
         if call.is_late:
             line.heed(reply)
         else:
-            line.note(reply)
+            line.note(reply, began=began)
         if isinstance(reply, ApiError):
             call.fall_back(keep=True)
             return None
@@ -224,31 +226,31 @@ class Ladder:
     def _visit_first(self, call: InviteCall, line: Line) -> None:
         """Rung 2: wait for the visitor's visit to be sent, here or by whoever has it, for as long as promoting may take."""
         until = min(time.monotonic() + self._timing.promote, call.click.deadline)
-        try:
-            self._pump.machine(time.time())
-            claims = self._promoted(call, line, until)
-        except OutboxError as error:
-            _log.warning("%s; the click goes without its visit", error)
-            return
-        if not claims:
-            return
-        self._registry.took(claims)
-        sent = threading.Event()
-        if self._visits.submit(line.id, lambda: self._send_first(line, claims, until, sent)):
-            sent.wait(max(0.0, until - time.monotonic()))
-        else:
-            self._put_back(claims)
+        over = threading.Event()
+
+        def send() -> None:
+            try:
+                self._pump.machine(time.time())  # takes as long as a dead process' journal is
+                self._send_first(line, self._promoted(call, line, until), until)
+            except OutboxError as error:
+                _log.warning("%s; the click goes without its visit", error)
+            finally:
+                over.set()
+
+        if self._visits.submit(line.id, send):
+            over.wait(max(0.0, until - time.monotonic()))
 
     def _promoted(self, call: InviteCall, line: Line, until: float) -> Sequence[Claim]:
         visitor = call.click.event.visitor
-        while True:
+        while time.monotonic() < until and not self._visits.is_stopped:
             claims = self._outbox.store.promote(line.id, visitor, owner=self._outbox.owner, now=time.time())
             if claims is not None:
+                self._registry.took(claims)
                 return claims
-            if time.monotonic() >= until or not self._clicks.rest(self._timing.follow):
-                return ()
+            self._visits.rest(self._timing.follow)
+        return ()
 
-    def _send_first(self, line: Line, claims: Sequence[Claim], until: float, sent: threading.Event) -> None:
+    def _send_first(self, line: Line, claims: Sequence[Claim], until: float) -> None:
         """In the order of the queue; where one has to wait, so does what stands behind it."""
         rest = list(claims)
         try:
@@ -257,7 +259,6 @@ class Ladder:
                     break
         finally:
             self._put_back(rest)
-            sent.set()
 
     def _put_back(self, claims: Sequence[Claim]) -> None:
         for claim in claims:

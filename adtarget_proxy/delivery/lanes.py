@@ -80,6 +80,17 @@ class Lane:
                 return False
             return True
 
+    def open(self) -> None:
+        """Start the first thread."""
+        with self._change:
+            if not self._threads and not self._stopped.is_set():
+                self._start()
+
+    def freeze(self) -> None:
+        """Start no thread any more; those that there are go on. For the interpreter's exit (cpython#113964)."""
+        with self._change:
+            self._size = self._threads
+
     def grow(self) -> None:
         """Start another thread if a job has waited too long. Called from time to time: nobody else sees a lane that hangs."""
         with self._change:
@@ -120,6 +131,9 @@ class Lane:
                 return
             if time.monotonic() - waiting.since < self._patience:
                 return
+        self._start()
+
+    def _start(self) -> None:
         self._threads += 1
         try:
             threading.Thread(target=self._work, name=f"adtarget-{self._name}", daemon=True).start()

@@ -72,7 +72,7 @@ class Delivery:
         self.start()
         if (office := self._office) is not None:
             office.flush(time.monotonic() + timeout)
-        return self._left()
+        return self._left(office)
 
     def close(self, timeout: float = DEADLINE) -> int:
         """Flush, stop the threads and put back what they hold, all within ``timeout`` seconds; returns how many events are left.
@@ -85,7 +85,12 @@ class Delivery:
         if office is not None:
             office.flush(deadline)
             office.close(deadline)
-        return self._left()
+        return self._left(office)
+
+    def freeze(self) -> None:
+        """Start no thread any more: the interpreter is on its way out (cpython#113964)."""
+        if (office := self._office) is not None:
+            office.freeze()
 
     def health(self) -> Health:
         """How delivery is doing here."""
@@ -131,9 +136,11 @@ class Delivery:
             _log.warning("%s", error)
             return None
 
-    def _left(self) -> int:
+    def _left(self, office: Office | None) -> int:
         counts = self._counts()
-        return counts.waiting + counts.claimed if counts is not None else 1
+        if counts is None:
+            return 1
+        return max(counts.waiting + counts.claimed, 1 if office is not None and office.is_behind else 0)
 
 
 class _Exit:
@@ -153,7 +160,10 @@ def _at_fork() -> None:
 def _at_exit() -> None:
     _Exit.begun = True
     deadline = time.monotonic() + DEADLINE
-    for delivery in [delivery for delivery in _living if delivery.is_running]:
+    running = [delivery for delivery in _living if delivery.is_running]
+    for delivery in running:
+        delivery.freeze()
+    for delivery in running:
         delivery.close(max(0.0, deadline - time.monotonic()))
 
 

@@ -135,11 +135,11 @@ class Line:
             _log.error("%s %s: a fault of ours: %s", event.kind, event.id, told(error))
             return Unreachable(f"a fault of ours: {told(error)}", sent=True)
 
-    def note(self, reply: Reply) -> None:
-        """Draw the conclusions that concern the whole account."""
+    def note(self, reply: Reply, *, began: float | None = None) -> None:
+        """Draw the conclusions that concern the whole account from an attempt that ``began`` at that time.monotonic()."""
         said = signal(reply)
         if said is Signal.FAILED:
-            self.failed(str(reply))
+            self.failed(str(reply), began=began)
         elif said is Signal.ALIVE or (said is Signal.LIMITED and self.breaker.state is not State.PAUSED):
             self._alive()
         self.heed(reply)
@@ -155,12 +155,12 @@ class Line:
             self._pace.halve(time.time())
 
     def _alive(self) -> None:
-        if self.breaker.succeeded():
+        if self.breaker.succeeded(now=time.monotonic()):
             _log.info("AdTarget answers again (account %s)", self.id)
 
-    def failed(self, reason: str) -> None:
+    def failed(self, reason: str, *, began: float | None = None) -> None:
         """No definite answer came in time."""
-        if self.breaker.failed(reason, now=time.monotonic()):
+        if self.breaker.failed(reason, now=time.monotonic(), began=began):
             _log.warning(
                 "AdTarget does not answer (account %s): %s; clicks get their fallback, events wait", self.id, reason
             )

@@ -47,6 +47,7 @@ class Office:
             Conversion.kind: max(settings.max_age, _CONVERSIONS_KEPT)
         }
         self._fresh = True
+        self._moving = False
         self._stop = threading.Event()
         self._said: dict[str, float] = {}
         accounts = accounts_of(settings)
@@ -83,6 +84,8 @@ class Office:
         except RuntimeError as error:  # no more threads to be had
             _log.error("delivery cannot start: %s; events stay in the outbox", error)
             return
+        if self._sends:
+            self._events.open()  # at the interpreter's exit it would be too late
         for line in self.lines.values():
             self._clicks.submit(line.id, lambda line=line: self._warm(line))  # type: ignore[misc]
 
@@ -90,15 +93,29 @@ class Office:
         """There is something new in the journal. One store: the page pays for it."""
         self._fresh = True
 
+    def freeze(self) -> None:
+        """The interpreter is on its way out: start no thread any more."""
+        for lane in (self._events, self._visits, self._clicks):
+            lane.freeze()
+
+    @property
+    def is_behind(self) -> bool:
+        """Whether the journal may hold events that the store does not know yet."""
+        return self._fresh or self._moving
+
     def flush(self, deadline: float) -> None:
-        """Wait, until the deadline (time.monotonic()) at most, for everything to be sent that can be."""
+        """Wait, until the deadline (time.monotonic()) at most, for everything to be sent that can be.
+
+        The clerk pumps, not the caller: a pump may take as long as a dead process' journal is.
+        """
+        self._fresh = self._fresh or time.monotonic() < deadline
         try:
-            self._pump.own(time.time())
-            while self._sends and not self._stop.is_set():
+            while not self._stop.is_set():
                 left = deadline - time.monotonic()
-                if left <= 0 or self._dispatcher.idle(left):
+                if left <= 0 or not (self.is_behind or (self._sends and not self._dispatcher.idle(left))):
                     return
-                self._dispatcher.fill()
+                if self._sends:
+                    self._dispatcher.fill()
                 self._stop.wait(min(left, self._timing.tick / 5))
         except OutboxError as error:
             self._say(str(error))
@@ -125,6 +142,8 @@ class Office:
         self._fresh = True
 
     def _warm(self, line: Line) -> None:
+        if self._clicks.is_stopped:
+            return
         try:
             line.open()
         except Exception as error:
@@ -150,12 +169,15 @@ class Office:
                 return
 
     def _move(self) -> int:
+        self._moving = True
         self._fresh = False  # first: what is appended meanwhile raises it again
         try:
             return self._pump.own(time.time())
         except BaseException:
             self._fresh = True
             raise
+        finally:
+            self._moving = False
 
     def _tidy(self) -> int:
         self._registry.catch_up()

@@ -89,7 +89,7 @@ class Pump:
         for owner, files in groupby(names, key=owner_of):
             moved += self._neighbour(segments, owner, list(files), now)
         present = {owner_of(name) for name in (*names, *own)}
-        for owner in claiming - present:
+        for owner in self._outbox.store.silent(claiming - present):
             self._outbox.store.release(owner)
         return moved
 
