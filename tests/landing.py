@@ -7,6 +7,11 @@ HTML = b"<!doctype html><title>Landing</title><p>Hello \xc3\xa9"
 RESPONSES = {
     "/": (200, "text/html; charset=utf-8", HTML),
     "/second": (200, "text/html; charset=utf-8", b"<p>Second"),
+    "/ahead": (
+        200,
+        "text/html; charset=utf-8",
+        b'<link rel="prefetch" href="/second"><p>Ahead <a id="join" href="/c/vip">Join</a>',
+    ),
     "/style.css": (200, "text/css", b"p{}"),
     "/data.json": (200, "application/json", b"{}"),
     "/moved": (302, "text/html", b""),
