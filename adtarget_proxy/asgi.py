@@ -122,7 +122,7 @@ class AsgiFacts(Facts):
         self._headers = table if len(table) == len(headers) else _joined(headers)
         self.method = scope["method"]
         self.scheme = scope.get("scheme", "http")
-        self.path = path = _path(scope)
+        self.path = path = _path(scope) if scope.get("root_path") else scope["path"]
         # Where the mount point had to be added, the raw path lacks it too.
         self._raw_path: bytes | None = scope.get("raw_path") if path is scope["path"] else None
         self.query = scope.get("query_string", b"").decode("latin-1")
@@ -136,12 +136,23 @@ class AsgiFacts(Facts):
     def has_any(self, names: frozenset[str]) -> bool:
         return not _GROUPS[names].isdisjoint(self._headers)
 
+    def raw_headers(self, names: tuple[str, ...]) -> tuple[str | bytes | None, ...]:
+        return tuple(map(self._headers.get, _ROWS[names]))
+
     @property
     def raw_path(self) -> str:
         raw = self._raw_path
         if not raw:
             return super().raw_path
-        return raw.partition(b"?")[0].decode("latin-1")
+        return (raw.partition(b"?")[0] if b"?" in raw else raw).decode("latin-1")
+
+
+class _Rows(dict[tuple[str, ...], tuple[bytes, ...]]):
+    """Rows of header names, each encoded once."""
+
+    def __missing__(self, names: tuple[str, ...]) -> tuple[bytes, ...]:
+        self[names] = encoded = tuple(_NAMES[name] for name in names)
+        return encoded
 
 
 class _Names(dict[str, bytes]):
@@ -162,6 +173,7 @@ class _Groups(dict[frozenset[str], frozenset[bytes]]):
 
 _NAMES = _Names()
 _GROUPS = _Groups()
+_ROWS = _Rows()
 
 
 def with_outcome(headers: Headers, outcome: Outcome, debug: bool) -> list[tuple[bytes, bytes]]:

@@ -103,7 +103,7 @@ def _plan(tracker: Tracker, request: HttpRequest) -> Plan | None:
     """The request's plan; None where a shell around the whole project has it in hand."""
     carrier = _carrier(request)
     if "adtarget" in carrier:
-        request.adtarget = carrier["adtarget"]
+        request.adtarget = DjangoTracking.of(carrier["adtarget"])
         return None
     planned = tracker.plan(_asgi_facts(carrier) if isinstance(request, ASGIRequest) else WsgiFacts(carrier))
     request.adtarget = carrier["adtarget"] = DjangoTracking(planned, tracker)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from adtarget_proxy.tracking.cookies import choose_fbc, choose_fbp, read_jar
 from adtarget_proxy.tracking.visit import Plan
@@ -23,6 +23,11 @@ class Tracking:
     def __init__(self, plan: Plan, tracker: Tracker) -> None:
         self._plan = plan
         self._tracker = tracker
+
+    @classmethod
+    def of(cls, other: Tracking) -> Self:
+        """The same request's, as this class."""
+        return cls(other._plan, other._tracker)
 
     @property
     def visitor_id(self) -> str | None:

@@ -1,13 +1,16 @@
 """The one object a shell holds: it ties deciding, keeping and sending together.
 
-A shell calls ``plan`` before the app and ``finish`` at the response's start, or ``answer`` where the request is the package's own to answer.
+A shell calls ``plan`` before the app and ``finish`` at the response's start, or ``answer`` where the request is the package's
+own to answer.
 """
 
 from __future__ import annotations
 
 import itertools
 import logging
+import sys
 import time
+import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
@@ -85,8 +88,9 @@ class Tracker:
         return planned.gate.slug is not None or (self._refuses_prefetch and planned.reason == "prefetch")
 
     def watches(self, planned: Plan) -> bool:
-        """Whether the response's start has to be looked at."""
-        return planned.reason is None or planned.reason == "prefetch" or self.settings.debug
+        """Whether the response's start has to be looked at. The answer to a form may be a redirect view's: ``Tracking.invite``."""
+        reason = planned.reason
+        return reason is None or reason == "prefetch" or self.settings.debug or planned.facts.method == "POST"
 
     def finish(self, planned: Plan, response: Response) -> Outcome:
         """What becomes of the response; its events are in the outbox when this returns."""
@@ -127,14 +131,23 @@ class Tracker:
         return _redirect_to(url) if url else None
 
     def fault(self, where: str, planned: Plan | None = None) -> None:
-        """Note a fault of our own: with its traceback the first time, then only counted. Never raises."""
+        """Note the fault of our own that is being handled: where it was the first time, then only counted. Never raises.
+
+        What the exception says is left out: it may quote an address or a payload.
+        """
         if planned is not None and planned.reason is None:
             planned.reason = "error"
             next(self._tally["error"])
         if where not in self._said:
             self._said.add(where)
             with suppress(Exception):  # a log handler of the app's may
-                logger.exception("adtarget-proxy failed in %s; the app's response is not affected. Said once.", where)
+                kind, _, trace = sys.exc_info()
+                logger.error(
+                    "adtarget-proxy failed in %s (%s); the app's response is not affected. Said once.\n%s",
+                    where,
+                    kind.__name__ if kind else "no exception",
+                    "".join(traceback.format_tb(trace)).rstrip(),
+                )
 
     # -- what the app calls, through Tracking ----------------------------------------------------------------------------------
 
@@ -232,7 +245,8 @@ class Tracker:
         if gate.reason is not None or fallback is None:
             return _redirect_to(fallback or "/")
         click = click_plan(planned.facts, gate, self.rules, planned.page)
-        self._keep(click.before)
+        if planned.click_cookies is None:  # a second invite of one request needs no second visit
+            self._keep(click.before)
         request = Click(click.click, click.slug, click.fallback_url, deadline, click.known)
         return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
 

@@ -6,7 +6,7 @@ The app's iterable goes back unchanged, with its ``len``, its ``close`` and its 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
@@ -107,6 +107,9 @@ class WsgiFacts(Facts):
     def has_any(self, names: frozenset[str]) -> bool:
         return not self._environ.keys().isdisjoint(_GROUPS[names])
 
+    def raw_headers(self, names: tuple[str, ...]) -> tuple[str | bytes | None, ...]:
+        return tuple(map(self._environ.get, _GROUPS[names]))
+
     @property
     def raw_path(self) -> str:
         path: str = self._environ.get("SCRIPT_NAME", "") + self._environ.get("PATH_INFO", "")
@@ -121,10 +124,10 @@ class _Keys(dict[str, str]):
         return key
 
 
-class _Groups(dict[frozenset[str], tuple[str, ...]]):
+class _Groups(dict[Collection[str], tuple[str, ...]]):
     """Groups of header names, each made once."""
 
-    def __missing__(self, names: frozenset[str]) -> tuple[str, ...]:
+    def __missing__(self, names: Collection[str]) -> tuple[str, ...]:
         self[names] = keys = tuple(_KEYS[name] for name in names)
         return keys
 

@@ -306,7 +306,7 @@ def child(variant: str, count: int) -> None:
     logging.disable(logging.CRITICAL)
     gc.freeze()
     shell, name = variant.split("/")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
         outbox = f"sqlite:///{folder}/outbox.sqlite3" if name == "durable" else "memory://"
         if shell == "meta":
             found = serve_builder(count)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextvars import ContextVar
 from typing import Any
 
 import pytest
@@ -304,6 +305,24 @@ def test_under_a_mount_point_the_invite_route_answers_below_it(wrap: Wrap) -> No
     app = wrap(sending(START, BODY), quiet(invite_path="/shop/c/{slug}"))
     start, _ = run(app, SHELL.scope(CLICK, root_path="/shop"))
     assert (start["status"], dict(start["headers"])[b"location"]) == (302, FALLBACK.encode())
+
+
+def test_a_context_variable_that_the_app_sets_reaches_the_layers_around(wrap: Wrap) -> None:
+    """A1."""
+    variable: ContextVar[str] = ContextVar("variable", default="unset")
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        variable.set("by the app")
+        await send(START)
+        await send(BODY)
+
+    async def around(scope: Any, receive: Any, send: Any) -> None:
+        await wrap(app)(scope, receive, send)
+        found.append(variable.get())
+
+    found: list[str] = []
+    run(around, page_scope())
+    assert found == ["by the app"]
 
 
 # -- time --------------------------------------------------------------------------------------------------------------------

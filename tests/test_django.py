@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import io
+import sys
 import threading
 from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -36,6 +38,7 @@ from django.db import transaction
 from django.http import FileResponse, HttpRequest, HttpResponse, JsonResponse, StreamingHttpResponse
 from django.test import AsyncClient, Client, RequestFactory, override_settings
 from django.urls import path
+from serving import Server, free_port
 from shell_world import (
     CLICK,
     FALLBACK,
@@ -104,7 +107,8 @@ def buy(request: HttpRequest) -> HttpResponse:
 def buy_in_transaction(request: HttpRequest) -> HttpResponse:
     with transaction.atomic():
         request.adtarget.conversion(**LEAD, idempotency_key="order_1")
-        seen.append(len(kept(tracker())))
+        around = request.META.get("test.tracker")
+        seen.append(len(kept(around or tracker())))
         if request.GET.get("fails"):
             transaction.set_rollback(True)
     return HttpResponse("thanks")
@@ -345,6 +349,17 @@ def test_a_wrong_conversion_is_refused_where_it_is_written(site: Any) -> None:
     assert kept(tracker()) == []
 
 
+def test_it_waits_for_the_commit_under_our_shell_too() -> None:
+    outer = wsgi.AdTargetMiddleware(WSGIHandler(), quiet())
+    try:
+        shell, request = WsgiShell(), at("/buy-in-transaction", KNOWN_PAGE, method="POST")
+        shell.ask(lambda environ, start: outer({**environ, "test.tracker": outer.tracker}, start), request)
+        assert seen == [0]
+        assert [event.key for event in kept(outer.tracker)] == ["order_1"]
+    finally:
+        outer.close(0)
+
+
 # -- how it stands in the chain ------------------------------------------------------------------------------------------------
 
 
@@ -484,3 +499,48 @@ def test_without_the_setting_they_come_from_the_environment(monkeypatch: pytest.
     monkeypatch.setenv("ADTARGET_OUTBOX", "memory://")
     with override_settings(ADTARGET=None):
         assert tracker().settings.api_key == "atk_live_env00000_s"
+
+
+# -- real servers ------------------------------------------------------------------------------------------------------------
+
+
+def wsgi_project() -> WSGIHandler:
+    """For gunicorn: the project by its environment."""
+    return WSGIHandler()
+
+
+def asgi_project() -> ASGIHandler:
+    """For uvicorn: the project by its environment."""
+    return ASGIHandler()
+
+
+@pytest.mark.server
+@pytest.mark.parametrize("server", ["gunicorn", "uvicorn"])
+def test_a_visit_and_a_click_reach_adtarget_from_a_real_server(
+    server: str, adtarget_sandbox: Sandbox, tmp_path: Path
+) -> None:
+    pytest.importorskip(server)
+    port = str(free_port())
+    commands = {
+        "gunicorn": ["-m", "gunicorn", "test_django:wsgi_project()", "--threads", "4", "-b", f"127.0.0.1:{port}"],
+        "uvicorn": ["-m", "uvicorn", "--factory", "test_django:asgi_project", "--port", port],
+    }
+    environment = {
+        "ADTARGET_API_KEY": adtarget_sandbox.api_key,
+        "ADTARGET_API_URL": adtarget_sandbox.api_url,
+        "ADTARGET_OUTBOX": f"sqlite:///{tmp_path / 'outbox.sqlite3'}",
+        "ADTARGET_INVITES": '{"vip": "-100"}',
+        "ADTARGET_FALLBACK_URL": FALLBACK,
+    }
+    running = Server([sys.executable, *commands[server]], int(port), environment, tmp_path / "log")
+    try:
+        first = running.get("/async-stream?fbclid=abc" if server == "uvicorn" else "/stream?fbclid=abc")
+        click = running.get("/c/vip", {"Cookie": first.jar})
+        (visit,) = adtarget_sandbox.wait_for(1, "visit")
+        (invite,) = adtarget_sandbox.wait_for(1, "invite")
+    finally:
+        running.stop()
+    assert (first.status, first.body) == (200, b"<h1>Hello</h1>")
+    assert click.header("Location") == invite["answer"]["body"]["inviteLink"]
+    given = first.cookies["adtarget_temp_id"].partition(";")[0]
+    assert visit["body"]["tempId"] == invite["body"]["tempId"] == given

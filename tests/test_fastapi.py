@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import threading
+import inspect
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -17,7 +17,7 @@ from shell_world import BROWSER, FALLBACK, KNOWN_PAGE, VISITOR, quiet, snapshot
 
 from adtarget_proxy import Settings
 from adtarget_proxy.asgi import AdTargetMiddleware
-from adtarget_proxy.fastapi import Tracking
+from adtarget_proxy.fastapi import Tracking, current
 from adtarget_proxy.sandbox.server import Sandbox
 
 LEAD = {"telegram_user_id": 1234567890, "event_type": "Lead"}
@@ -45,7 +45,7 @@ def test_a_view_takes_its_visitor_as_a_dependency(live: Settings, adtarget_sandb
 
     @app.get("/", response_class=HTMLResponse)
     async def page(tracking: Tracking) -> str:
-        seen.append((snapshot(tracking), threading.get_ident()))
+        seen.append(snapshot(tracking))
         return f'<a href="{tracking.invite_url("vip")}">Join</a>'
 
     @app.get("/sync", response_class=HTMLResponse)
@@ -55,10 +55,15 @@ def test_a_view_takes_its_visitor_as_a_dependency(live: Settings, adtarget_sandb
     with visitor(app) as client:
         first = client.get("/")
         again = client.get("/sync")
-    ((ids, _),) = seen
+    (ids,) = seen
     assert first.text == '<a href="/c/vip">Join</a>'
     assert first.cookies["adtarget_temp_id"] == again.text == ids["visitor_id"]
     assert [event["body"]["tempId"] for event in adtarget_sandbox.events("visit")] == [ids["visitor_id"]] * 2
+
+
+def test_it_costs_no_thread() -> None:
+    """FastAPI calls a plain function in its thread pool."""
+    assert inspect.iscoroutinefunction(current)
 
 
 def test_it_is_no_parameter_of_the_documented_api() -> None:

@@ -175,8 +175,11 @@ def test_wrong_settings_fail_where_the_app_is_made(
 def test_an_application_factory_may_wrap_later_several_apps_and_one_twice() -> None:
     extension, apps = AdTargetFlask(settings=quiet()), [Flask("one"), Flask("two")]
     try:
-        for app in (*apps, apps[0]):
+        for app in apps:
             extension.init_app(app)
+        first = apps[0].extensions["adtarget"]
+        extension.init_app(apps[0])
+        assert apps[0].extensions["adtarget"] is apps[0].wsgi_app is first
         for app in apps:
             app.add_url_rule("/", view_func=lambda: "<h1>Hello</h1>")
             response = get(app)

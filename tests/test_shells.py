@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 import logging
+import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import lru_cache
 from typing import Any
 
+import hypothesis
 import pytest
+from hypothesis import strategies as st
 from shell_world import (
     CLICK,
     FALLBACK,
@@ -30,13 +34,14 @@ from shell_world import (
     snapshot,
 )
 
-from adtarget_proxy.delivery import Delivery
+from adtarget_proxy.delivery import Delivery, InviteCall
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.sandbox.server import Sandbox
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Tracker
 from adtarget_proxy.tracking.rules import Rules
 
+KNOWN_STATE = f"{VISITOR}!1750000000!1750000000!!fb.1.1700000000000.1234567890.forged"
 HTML_TYPE = ("content-type", "text/html; charset=utf-8")
 MARKUP: HeaderPairs = (HTML_TYPE,)
 
@@ -62,6 +67,12 @@ def wrap(shell: Shell) -> Iterator[Wrap]:
     yield make
     for app in wrapped:
         app.close(0)
+
+
+@pytest.fixture
+def wrap_once(wrap: Wrap) -> Wrap:
+    """One app for all examples of a test; clicks end in the fallback, since nothing is sent."""
+    return lru_cache(maxsize=1)(lambda: wrap(settings=quiet(mode="dry-run", trusted_proxies=("203.0.113.0/24",))))
 
 
 @pytest.fixture
@@ -187,6 +198,42 @@ def test_debug_says_the_reason_in_a_header(shell: Shell, wrap: Wrap) -> None:
     assert said["a bot"] == ["bot"]
     assert said["POST"] == ["not-a-page"]
     assert said["GPC"] == ["gpc"]
+
+
+ANY_TEXT = st.text(st.characters(max_codepoint=255), max_size=60)
+ANY_COOKIE = st.lists(
+    st.tuples(st.sampled_from([*OURS, "adtarget_optout", "other"]), ANY_TEXT | st.just(KNOWN_STATE)), max_size=6
+).map(lambda pairs: "; ".join(f"{name}={value}" for name, value in pairs))
+ANY_HEADERS = st.fixed_dictionaries(
+    {},
+    optional={
+        "cookie": ANY_COOKIE | ANY_TEXT,
+        **dict.fromkeys(
+            ("referer", "host", "user-agent", "accept", "x-forwarded-for", "forwarded", "sec-purpose"), ANY_TEXT
+        ),
+    },
+)
+ANY_QUERY = st.builds("{}={}&{}".format, st.sampled_from(["fbclid", "utm_source", "gclid", "x"]), ANY_TEXT, ANY_TEXT)
+COOKIE_LINE = re.compile(r"[a-z_]+=[!#-+\--:<-\[\]-~]*(; [A-Za-z-]+(=[A-Za-z0-9./-]+)?)+")
+
+
+@pytest.mark.parametrize("path", ["/", "/c/vip"])
+@hypothesis.given(headers=ANY_HEADERS, query=ANY_QUERY)
+@hypothesis.settings(
+    max_examples=120, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
+)
+def test_whatever_a_visitor_sends_the_app_answers_and_our_cookies_are_clean(
+    shell: Shell, wrap_once: Wrap, path: str, headers: dict[str, str], query: str
+) -> None:
+    """C3."""
+    app = wrap_once()
+    answer = shell.ask(app, Request(path, query, headers={**PAGE.headers, **headers}))
+    if path == "/":
+        assert answer.without_ours() == shell.ask(shell.app(HTML), PAGE)
+    else:
+        assert answer.status in (302, 503)
+    assert not [line for line in answer.all("set-cookie") if not COOKIE_LINE.fullmatch(line)]
+    assert app.tracker.counts()["error"] == 0
 
 
 # -- what is told ----------------------------------------------------------------------------------------------------------
@@ -441,6 +488,22 @@ def test_a_redirect_view_of_the_apps_own_gets_link_and_cookies_of_one_visitor(
     assert invite["body"]["tempId"] == visit["body"]["tempId"] == visitor
 
 
+def test_a_view_that_asks_for_two_links_makes_one_visit(shell: Shell, wrap: Wrap) -> None:
+    view = replace(HTML, look=lambda tracking: [tracking.invite(slug) for slug in ("vip", "gold")])
+    app = wrap(view, quiet(invites={"vip": "-1", "gold": "-2"}))
+    shell.ask(app, PAGE)
+    assert sorted(event.kind for event in kept(app.tracker)) == ["invite", "invite", "visit"]
+
+
+def test_a_redirect_view_may_answer_a_form(shell: Shell, wrap: Wrap) -> None:
+    view = View("303 See Other", (("location", "/elsewhere"),), (), lambda tracking: tracking.invite("vip"))
+    app = wrap(view)
+    answer = shell.ask(app, replace(PAGE, path="/join", method="POST"))
+    visit, invite = kept(app.tracker)
+    assert answer.cookies["adtarget_temp_id"] == visit.visitor == invite.visitor
+    assert answer.all("cache-control") == ["private, no-store"]
+
+
 # -- conversions -----------------------------------------------------------------------------------------------------------
 
 LEAD = {"telegram_user_id": 1234567890, "event_type": "Lead"}
@@ -510,6 +573,9 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "Tracker.answer": (Tracker, "answer", _broken),
     "Tracker.answer_async": (Tracker, "answer_async", _broken_async),
     "Tracker.unplanned": (Tracker, "unplanned", _broken),
+    "Tracker.rescue": (Tracker, "rescue", _broken),
+    "InviteCall.wait": (InviteCall, "wait", _broken),
+    "InviteCall.wait_async": (InviteCall, "wait_async", _broken_async),
     "Outbox.append": (Outbox, "append", _broken),
     "Outbox.secret": (Outbox, "secret", _broken),
     "Delivery.start": (Delivery, "start", _broken),
@@ -552,7 +618,14 @@ def test_a_fault_of_ours_never_changes_the_apps_response(
         assert shell.ask(app, request).without_ours() == shell.ask(bare, request)
 
 
-UNFELT_BY_A_CLICK = ("Tracker.watches", "Tracker.finish", "visit.finish", "the headers added", "Response")
+UNFELT_BY_A_CLICK = {
+    *("Tracker.watches", "Tracker.finish", "visit.finish", "the headers added", "Response"),  # of pages alone
+    *("Tracker.rescue", "Tracker.unplanned", "Outbox.secret"),  # not asked for without another fault, or not here
+}
+OF_THE_OTHER_SHELL = {
+    AsgiShell: {"Tracker.answer", "InviteCall.wait"},
+    WsgiShell: {"Tracker.answer_async", "InviteCall.wait_async"},
+}
 
 
 @pytest.mark.parametrize("reporting", ["fault works", "fault raises"])
@@ -561,18 +634,20 @@ def test_a_fault_of_ours_never_makes_a_dead_button(
 ) -> None:
     if reporting == "fault raises":
         monkeypatch.setattr(Tracker, "fault", _broken)
-    app = wrap()
-    if planted == "Tracker.unplanned":
-        monkeypatch.setattr(Tracker, "plan", _broken)
-    answer = shell.ask(app, CLICK)
-    if planted == "Tracker.unplanned":  # two faults at once: the last net is the app itself
-        assert answer.body == b"<h1>Hello</h1>"
-        return
+    answer = shell.ask(wrap(), CLICK)
     assert (answer.status, answer.all("location")) == (302, [FALLBACK])
     assert {name: answer.all(name) for name in PROTECTIVE} == {name: [value] for name, value in PROTECTIVE.items()}
-    other_shells = "Tracker.answer_async" if isinstance(shell, WsgiShell) else "Tracker.answer"
-    felt = planted not in (*UNFELT_BY_A_CLICK, other_shells, "Outbox.secret")
+    felt = planted not in UNFELT_BY_A_CLICK | OF_THE_OTHER_SHELL[type(shell)]
     assert answer.cookies == {} if felt else answer.cookies.keys() >= {"adtarget_temp_id"}
+
+
+@pytest.mark.parametrize("second", ["unplanned", "rescue"])
+def test_where_the_rescue_fails_too_the_app_answers(
+    shell: Shell, wrap: Wrap, second: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name in ("plan", second):
+        monkeypatch.setattr(Tracker, name, _broken)
+    assert shell.ask(wrap(), CLICK) == shell.ask(shell.app(HTML), CLICK)
 
 
 def test_a_fault_of_ours_is_said_once_and_counted_each_time(
@@ -584,6 +659,19 @@ def test_a_fault_of_ours_is_said_once_and_counted_each_time(
         shell.ask(app, PAGE)
     assert [record.levelname for record in caplog.records if "failed in" in record.message] == ["ERROR"]
     assert app.tracker.counts()["error"] == 3
+
+
+def test_the_log_says_where_a_fault_was_and_nothing_of_its_visitor(
+    shell: Shell, wrap: Wrap, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    def telling(*args: Any) -> None:
+        raise ValueError(f"odd: {VISITOR} at {PAGE.peer} with {quiet().api_key}")
+
+    monkeypatch.setattr("adtarget_proxy.tracker.plan", telling)
+    shell.ask(wrap(), KNOWN_PAGE)
+    assert "failed in plan (ValueError)" in caplog.text
+    assert "in telling" in caplog.text
+    assert not [word for word in (VISITOR, PAGE.peer, quiet().api_key) if str(word) in caplog.text]
 
 
 @pytest.mark.parametrize("planted_at", ["plan", "finish"])
@@ -619,15 +707,28 @@ def test_an_app_that_uses_its_tracking_runs_on_where_planning_failed(
     assert [event.kind for event in kept(app.tracker)] == ["conversion"]
 
 
+@pytest.mark.parametrize("log", ["works", "raises"])
 def test_an_invite_asked_by_the_apps_own_view_ends_in_the_fallback_where_we_fail(
-    shell: Shell, wrap: Wrap, monkeypatch: pytest.MonkeyPatch
+    shell: Shell, wrap: Wrap, log: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    if log == "raises":
+        monkeypatch.setattr(logging.Logger, "handle", _broken)
     found: list[Any] = []
     app = wrap(replace(HTML, look=lambda tracking: found.append(tracking.invite("vip"))))
     for where in ("click_plan", "Rules.invite_gate"):
         monkeypatch.setattr(f"adtarget_proxy.tracker.{where}", _broken)
         shell.ask(app, PAGE)
     assert found == [FALLBACK, FALLBACK]
+
+
+def test_a_conversion_is_kept_alone_where_looking_at_its_request_fails(
+    shell: Shell, wrap: Wrap, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adtarget_proxy.tracker.is_machine", _broken)
+    app = wrap(replace(HTML, look=lambda tracking: tracking.conversion(**LEAD)))
+    shell.ask(app, replace(KNOWN_PAGE, method="POST"))
+    (event,) = kept(app.tracker)
+    assert event.fields.keys() == {*LEAD, "event_time"}
 
 
 def test_a_consent_callable_that_raises_grants_nothing_and_breaks_nothing(shell: Shell, wrap: Wrap) -> None:

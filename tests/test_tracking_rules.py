@@ -56,7 +56,12 @@ NO = {"consent": lambda facts: False}
         (None, {"respect_gpc": False}, "https://shop.example/", GPC),
         (None, {}, "https://shop.example/", {"dnt": "1"}),
         (None, {"consent": lambda facts: True}, "https://shop.example/", {}),
-        (None, {}, "https://shop.example/", {"cookie": "a=adtarget_optout; xadtarget_optout=1; adtarget_optout=0"}),
+        (
+            None,
+            {},
+            "https://shop.example/",
+            {"cookie": "a=adtarget_optout; xadtarget_optout=1; adtarget_optout=  0 ; adtarget_optout="},
+        ),
         (None, SITES, "https://news.blog.example/", {}),
         (None, SITES, "https://SHOP.example:8443/", {}),
     ],

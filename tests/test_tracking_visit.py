@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
@@ -487,3 +488,23 @@ def test_no_bytes_raise_and_every_cookie_that_leaves_is_safe(
             assert COOKIE_SAFE.issuperset(value)
             assert text.isascii()
             assert text.isprintable()
+
+
+def test_no_header_however_long_fills_a_memory() -> None:
+    world = World(trusted_proxies=1)
+    world.page()
+    names = ("user-agent", "host", "referer", "cookie", "x-forwarded-for", "x-forwarded-host", "x-forwarded-proto")
+    tracemalloc.start()
+    try:
+        before, _ = tracemalloc.get_traced_memory()
+        for number in range(100):
+            long = f"{AGENT}{number}" * 200
+            for name in names:
+                world.page(headers={name: f"https://shop.example/{long}" if name == "referer" else long})
+            facts = world.request()
+            facts.path = f"/{number}/{'x' * 20_000}"
+            finish(plan(facts, world.rules), Response(200, HTML), world.rules)
+        after, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert after - before < 2_000_000

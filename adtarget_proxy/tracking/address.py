@@ -18,6 +18,8 @@ from adtarget_proxy.tracking.facts import Facts, public_host
 
 UNIX = "unix"
 _MAX_HOPS = 32
+_MAX_SPELLING = 100  # characters of one address, its zone and port included
+_MAX_REMEMBERED = 500  # characters of a chain of them
 # what is nobody's address on the internet: RFC 1918, CGNAT (RFC 6598), ULA (RFC 4193); loopback and the like the library knows
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
@@ -52,10 +54,14 @@ class View(NamedTuple):
     host: str | None
 
 
-@lru_cache(maxsize=8192)
 def read_address(text: str) -> Address | None:
     """An address with or without port, brackets or zone; an IPv4 one in IPv6 clothes is undressed. None where it is none."""
     text = text.strip()
+    return _read_address(text) if len(text) <= _MAX_SPELLING else None
+
+
+@lru_cache(maxsize=8192)
+def _read_address(text: str) -> Address | None:
     if text.startswith("["):
         inner, bracket, rest = text[1:].partition("]")
         if not bracket or (rest and not re.fullmatch(r":[0-9]{1,5}", rest)):
@@ -107,20 +113,19 @@ def origin_reader(trusted: int | Sequence[str], *, forwarded: bool = False) -> C
             address, seen if seen in ("http", "https") else scheme, public_host(view.host) or public_host(host)
         )
 
+    def remembered(*texts: str | None) -> Callable[..., Origin]:
+        """``read``; its memory is not for long texts, so that nobody can fill it."""
+        return read if sum(map(len, filter(None, texts))) <= _MAX_REMEMBERED else read.__wrapped__
+
     def by_forwarded(facts: Facts) -> Origin:
-        return read(facts.peer, facts.scheme, facts.header("host"), facts.header("forwarded") or "", None, None)
+        line, host = facts.header("forwarded") or "", facts.header("host")
+        return remembered(line, host)(facts.peer, facts.scheme, host, line, None, None)
 
     def by_x_forwarded(facts: Facts) -> Origin:
         header = facts.header
         line = header("x-forwarded-for") or ""
-        return read(
-            facts.peer,
-            facts.scheme,
-            header("host"),
-            line,
-            header("x-forwarded-proto"),
-            header("x-forwarded-host"),
-        )
+        host, proto, shown = header("host"), header("x-forwarded-proto"), header("x-forwarded-host")
+        return remembered(line, host, shown, proto)(facts.peer, facts.scheme, host, line, proto, shown)
 
     return by_forwarded if forwarded else by_x_forwarded
 

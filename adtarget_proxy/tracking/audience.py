@@ -12,7 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
-from adtarget_proxy.tracking.facts import Facts
+from adtarget_proxy.tracking.facts import MAX_AGENT, Facts
 
 _PREVIEWS = (
     "facebookexternalhit|facebot|facebookcatalog|meta-externalagent|meta-externalfetcher|meta-externalads|meta-webindexer|"
@@ -36,9 +36,13 @@ RARE_HEADERS = _AHEAD_HEADERS | {"sec-gpc", "dnt"}
 _AHEAD = re.compile("prefetch|prerender|preview", re.IGNORECASE)
 
 
-@lru_cache(maxsize=4096)
 def is_machine(agent: str) -> bool:
     """Whether a User-Agent belongs to a bot, a link preview, a monitor or an HTTP library. An empty one does."""
+    return _is_machine(agent) if len(agent) <= MAX_AGENT else _is_machine.__wrapped__(agent)
+
+
+@lru_cache(maxsize=4096)
+def _is_machine(agent: str) -> bool:
     if not agent.strip() or _PREVIEW.search(agent):
         return True
     if _PERSON.search(agent):

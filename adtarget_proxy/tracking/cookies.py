@@ -32,7 +32,6 @@ SESSION_MAX_AGE = 1_800  # 30 minutes, sliding
 STATE_MAX_AGE = 31_536_000
 REISSUE_AFTER = 2_592_000  # a third of the shortest of the long lives
 
-_OURS = frozenset({FBP, FBC, TEMP_ID, SESSION_ID, STATE})
 _FAR_FUTURE = 10**15  # ms
 _EARLIEST_MS = 1_483_228_800_000  # 2017-01-01
 _DAY_MS = 86_400_000
@@ -44,9 +43,10 @@ _META = re.compile(
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
+_PAIRS = re.compile(rf"(?:^|;)\s*({FBP}|{FBC}|{TEMP_ID}|{SESSION_ID}|{STATE})\s*=([^;]*)")
 _CLICK = re.compile(r"(?:^|&)(?:amp;)?fbclid=([^&]*)")  # amp; is left of a link that was escaped twice
 _CLICK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
-_OPTED_OUT = re.compile(rf"(?:^|;)\s*{OPT_OUT}\s*=\s*(?!0?\s*(?:;|$))")
+_OPTED_OUT = re.compile(rf"(?:^|;)\s*{OPT_OUT}\s*=([^;]*)")
 _PERCENT = re.compile(r"%([0-9A-Fa-f]{2})")
 
 
@@ -81,11 +81,7 @@ def read_jar(header: str | None) -> Jar:
 @lru_cache(maxsize=2048)  # a visitor's pages follow one another with the same header
 def _read_jar(header: str) -> Jar:
     jar = Jar()
-    for pair in header.split(";"):
-        name, _, value = pair.partition("=")
-        name = name.strip()
-        if name not in _OURS:
-            continue
+    for name, value in _PAIRS.findall(header):
         value = value.strip()
         if name in (FBP, FBC):
             made = creation_ms(value)
@@ -110,7 +106,7 @@ def _read_jar(header: str) -> Jar:
 
 def has_opted_out(header: str) -> bool:
     """Whether a Cookie header holds the opt-out cookie, with any value but an empty one or ``0``."""
-    return OPT_OUT in header and _OPTED_OUT.search(header) is not None
+    return OPT_OUT in header and any(value.strip() not in ("", "0") for value in _OPTED_OUT.findall(header))
 
 
 _EMPTY = Jar()
@@ -216,7 +212,7 @@ def _suffix_list() -> PublicSuffixList | None:
 
 
 class Place(NamedTuple):
-    """Where a visitor's cookies go. ``host`` is bare, ``meta_index`` Meta's subdomain index, ``session`` the session cookie's attributes."""
+    """Where a visitor's cookies go. ``host`` is bare, ``meta_index`` Meta's subdomain index, ``session`` the session's attributes."""
 
     host: str
     domain: str | None

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
+import json.encoder
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
 
@@ -18,7 +20,19 @@ UPDATE = 3  # FbpUpdates
 PLAIN = 4  # every other visit
 
 _quote = json.encoder.encode_basestring_ascii
-_encode = json.JSONEncoder(separators=(",", ":"), check_circular=False).encode
+
+
+def _encoder() -> Callable[[Any], str]:
+    """JSONEncoder's ``encode``, which makes its C encoder anew for each value, with one made beforehand where there is one."""
+    encoder = json.JSONEncoder(separators=(",", ":"), check_circular=False)
+    make = getattr(json.encoder, "c_make_encoder", None)
+    if make is None:
+        return encoder.encode
+    chunks = make(None, encoder.default, _quote, None, ":", ",", False, False, True)
+    return lambda value: "".join(chunks(value, 0))
+
+
+_encode = _encoder()
 
 
 @dataclass(slots=True, kw_only=True)  # frozen would make each page pay eight times for what nobody does

@@ -12,6 +12,7 @@ from urllib.parse import quote
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _NOT_URL = re.compile(r"[^!$&-;=?-Z_a-z~%\[\]]")  # whatever RFC 3986 does not allow in a path or a query
 _URL_SAFE = "!$%&'()*+,-./:;=?@[]_~"
+_MAX_HOST = 260  # characters: a domain name's 253 and a port
 MAX_URL = 8192
 MAX_AGENT = 1024
 
@@ -40,6 +41,10 @@ class Facts:
         """Whether the request has any of these headers; asked of all that are rare, so that a page pays for one look."""
         return any(self.header(name) is not None for name in names)
 
+    def raw_headers(self, names: tuple[str, ...]) -> tuple[str | bytes | None, ...]:
+        """These headers as the server handed them on, undecoded: only to see that they are the same again."""
+        return tuple(map(self.header, names))
+
     @property
     def raw_path(self) -> str:
         """The path as the visitor's address bar shows it, percent-encoded."""
@@ -65,10 +70,14 @@ class Geo:
 GeoReader = Callable[[str], Geo | None]
 
 
-@lru_cache(maxsize=1024)
 def public_host(text: str | None) -> str | None:
     """A Host header as it may stand in a URL, in lower case; None where it is none."""
-    return text.lower() if text and _HOST.fullmatch(text) else None
+    return _public_host(text) if text and len(text) <= _MAX_HOST else None
+
+
+@lru_cache(maxsize=1024)
+def _public_host(text: str) -> str | None:
+    return text.lower() if _HOST.fullmatch(text) else None
 
 
 @lru_cache(maxsize=1024)

@@ -42,6 +42,7 @@ _CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _CLICK_IDS = frozenset({"gclid", "ttclid", "sccid"})
 _PAGES = ("http://", "https://", "android-app://")
 _MAX_PARAMETER = 500
+_MAX_REMEMBERED = 1024  # characters of a URL
 _NO_TOUCH: Mapping[str, str] = {}
 
 
@@ -240,9 +241,14 @@ def _host_of(url: str | None) -> str | None:
         return None
 
 
-@lru_cache(maxsize=1024)
 def _shown(url: str, scrub: bool) -> str:
-    """A path or URL as AdTarget is told of it. Pages repeat, and so do the pages that lead to them."""
+    """A path or URL as AdTarget is told of it."""
+    return _shown_again(url, scrub) if len(url) <= _MAX_REMEMBERED else _shown_again.__wrapped__(url, scrub)
+
+
+@lru_cache(maxsize=2048)
+def _shown_again(url: str, scrub: bool) -> str:
+    """Pages repeat, and so do the pages that lead to them."""
     return url_text(scrubbed_url(url) if scrub else url.partition("#")[0])
 
 

@@ -79,6 +79,12 @@ _OFF = Gate("off")
 _EXCLUDED = Gate("excluded")
 _OPTED_OUT = Gate("opted-out")
 _NOT_A_PAGE = Gate("not-a-page")
+_UNKNOWN_HOST = Gate("unknown-host")
+_NO_CONSENT = Gate("no-consent")
+# with RARE_HEADERS, all that a page's audience and origin are told by
+_TELLING = ("user-agent", "host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
+_GATES = 1024
+_MAX_REMEMBERED = 2048  # characters of a path, or of these headers together: nobody shall fill a memory
 
 
 class Rules:
@@ -107,10 +113,12 @@ class Rules:
         # what a path says, remembered: the slug of an invite route, and whether its pages are left out
         self._by_path = lru_cache(maxsize=4096)(lambda path: (self._slug(path), is_left_out(path)))
         self._asks = settings.consent is not None
+        self._gates: dict[object, Gate] = {}
 
     def gate(self, facts: Facts) -> Gate:
         """Whether to leave this request alone, and why."""
-        slug, is_left_out = self._by_path(facts.path)
+        path = facts.path
+        slug, is_left_out = (self._by_path if len(path) <= _MAX_REMEMBERED else self._by_path.__wrapped__)(path)
         if slug is not None and facts.method in ("GET", "HEAD"):
             gate = self.invite_gate(facts, slug)
             if gate is not None:
@@ -120,7 +128,7 @@ class Rules:
         origin = self.origin(facts) if self._many else None
         site = self.settings.site_for(bare_host(origin.host)) if origin and origin.host else None
         if origin is not None and site is None:
-            return Gate("unknown-host")
+            return _UNKNOWN_HOST
         if is_left_out:
             return _EXCLUDED
         cookie = facts.header("cookie")
@@ -128,13 +136,33 @@ class Rules:
             return _OPTED_OUT
         if not asks_for_page(facts):
             return _NOT_A_PAGE
+        gate = self._page_gate(facts, site or self._only)
+        if gate.reason is None and self._asks and not is_granted(self.settings.consent, facts):
+            return _NO_CONSENT
+        return gate
+
+    def _page_gate(self, facts: Facts, site: Site) -> Gate:
+        """The gate of a navigation but for consent. A browser's headers repeat from page to page, and so does what they say."""
+        if facts.has_any(RARE_HEADERS):
+            return self._new_page_gate(facts, site)
+        key = (site.name, facts.scheme, facts.peer, facts.raw_headers(_TELLING))
+        gate = self._gates.get(key)
+        if gate is None:
+            gate = self._new_page_gate(facts, site)
+            if len(self._gates) >= _GATES:
+                self._gates.clear()
+            if sum(map(len, filter(None, key[-1]))) <= _MAX_REMEMBERED:
+                self._gates[key] = gate
+        return gate
+
+    def _new_page_gate(self, facts: Facts, site: Site) -> Gate:
         reason = self._audience(facts)
-        if reason:
+        if reason is not None:
             return Gate(reason)
-        origin = origin or self.origin(facts)
+        origin = self.origin(facts)
         if origin.host is None:
-            return Gate("unknown-host")
-        return Gate(None, self.site_rules(site or self._only), None, None, origin)
+            return _UNKNOWN_HOST
+        return Gate(None, self.site_rules(site), None, None, origin)
 
     def invite_path(self, slug: str) -> str:
         """The path of a slug's invite route."""
@@ -194,6 +222,8 @@ class Rules:
             reason = "not-a-page"
         else:
             reason = self._audience(facts)
+            if reason is None and self._asks and not is_granted(self.settings.consent, facts):
+                reason = "no-consent"
         return Gate(reason, self.site_rules(site) if reason is None else None, slug, route, origin)
 
     def _audience(self, facts: Facts) -> Reason | None:
@@ -204,8 +234,6 @@ class Rules:
             return "bot"
         if has_rare and self._signals_privacy(facts):
             return "gpc"
-        if self._asks and not is_granted(self.settings.consent, facts):
-            return "no-consent"
         return None
 
     def _signals_privacy(self, facts: Facts) -> bool:

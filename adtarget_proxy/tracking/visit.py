@@ -25,19 +25,19 @@ class Plan:
     ``page`` is the visitor of a page view; None on every other request. ``event_id`` is the id of the visit that it may become.
     """
 
-    __slots__ = ("click_cookies", "event_id", "external_user_id", "facts", "gate", "is_kept", "page", "reason")
+    page: Identity | None = None
+    event_id: str | None = None
+    external_user_id: str | None = None
+    click_cookies: tuple[str, ...] | None = None  # where the app's own view made an invite click of this request
+    is_kept = False  # its events are in the outbox
 
     def __init__(self, facts: Facts, gate: Gate, page: Identity | None = None, event_id: str | None = None) -> None:
         self.facts = facts
         self.gate = gate
         self.reason: Reason | None = gate.reason
-        self.page = page
-        self.event_id = event_id
-        self.external_user_id: str | None = None
-        self.click_cookies: tuple[str, ...] | None = (
-            None  # where the app's own view made an invite click of this request
-        )
-        self.is_kept = False  # its events are in the outbox
+        if page is not None:  # the class says the rest: most requests are no page
+            self.page = page
+            self.event_id = event_id
 
 
 class Outcome(NamedTuple):
@@ -60,12 +60,12 @@ def plan(facts: Facts, rules: Rules) -> Plan:
 
 def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
     """What becomes of the response. A second call with another response decides anew and changes nothing of the first."""
+    if planned.click_cookies is not None:
+        return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store", _CACHE_CONTROL)
     if planned.gate.reason is not None:
         if planned.gate.reason == "prefetch":
             return Outcome("prefetch", (), "no-store", _CACHE_CONTROL)
         return Outcome(planned.gate.reason)
-    if planned.click_cookies is not None:
-        return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store", _CACHE_CONTROL)
     page = planned.page
     site = planned.gate.rules
     if page is None or site is None:
@@ -108,14 +108,9 @@ def visit_of(
     if referrer:
         fields["referrer"] = referrer
     fields.update(touch)
+    worth = FROM_AN_AD if from_ad else PLAIN
     return Visit(
-        id=event_id,
-        key=event_id,
-        account=site.account,
-        visitor=page.temp_id,
-        at=page.now,
-        worth=FROM_AN_AD if from_ad else PLAIN,
-        fields=fields,
+        id=event_id, key=event_id, account=site.account, visitor=page.temp_id, at=page.now, worth=worth, fields=fields
     )
 
 
