@@ -7,8 +7,11 @@ from importlib import import_module
 from importlib.metadata import version
 
 COMMANDS = {
+    "conversion": "adtarget_proxy.console.conversion:conversion",
     "demo": "adtarget_proxy.demo.command:demo",
+    "outbox": "adtarget_proxy.console.outbox:outbox",
     "sandbox": "adtarget_proxy.sandbox.command:sandbox",
+    "worker": "adtarget_proxy.console.worker:worker",
 }
 
 HELP = """Server-side AdTarget tracking for ASGI and WSGI apps.
@@ -19,6 +22,12 @@ Try it without an account:
   adtarget-proxy demo --once                   one visitor through it, as a check
   adtarget-proxy sandbox                       AdTarget on your machine
   adtarget-proxy sandbox --error-rate 0.3      ... on a bad day
+
+\b
+Operate it:
+  adtarget-proxy worker                        send what an outbox holds
+  adtarget-proxy outbox status                 how much waits, and what AdTarget refused
+  adtarget-proxy conversion --help             report a purchase from a shell or a cron job
 """
 
 

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import os
+import sqlite3
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,6 +14,8 @@ import pytest
 from adtarget_proxy.delivery.pump import Pump
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox.database import Database
+from adtarget_proxy.outbox.sqlite import SqliteStore
 from adtarget_proxy.tracking.events import PLAIN, Visit
 
 
@@ -62,6 +67,55 @@ def test_a_forked_child_has_a_journal_and_a_store_of_its_own(tmp_path: Path) -> 
     assert Pump(outbox).machine(0.0) == 1
     assert outbox.store.counts().waiting == 2
     outbox.close()
+
+
+def test_a_fork_does_not_wait_for_another_process_that_writes(tmp_path: Path) -> None:
+    path = tmp_path / "outbox.sqlite3"
+    outbox = Outbox.open(f"sqlite:///{path}")
+    outbox.store.put([visit("before")], now=1.0)
+    other = sqlite3.connect(path, isolation_level=None)
+    other.execute("BEGIN IMMEDIATE")
+    put = ThreadPoolExecutor(1).submit(outbox.store.put, [visit("meanwhile")], now=1.0)
+    assert not put.done()
+    child = os.fork()
+    if child == 0:
+        os._exit(outbox.store.counts().waiting != 1)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    assert not put.done()  # had the fork waited for it, it would have given up by now
+    other.execute("COMMIT")
+    assert put.result() == 1
+    other.close()
+    outbox.close()
+
+
+def test_a_child_forked_in_the_middle_of_a_transaction_keeps_off_the_file_and_its_parent_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("adtarget_proxy.outbox.database.FORK_TIMEOUT", 0.05)
+    database = Database(tmp_path / "o.sqlite3")
+    inside, leave = threading.Event(), threading.Event()
+
+    def write() -> int:
+        with database.writing() as db:
+            inside.set()
+            leave.wait()
+            return int(db.execute("SELECT count(*) FROM events").fetchone()[0])
+
+    written = ThreadPoolExecutor(1).submit(write)
+    inside.wait()
+    child = os.fork()
+    if child == 0:
+        try:
+            SqliteStore(tmp_path / "o.sqlite3").counts()
+        except OutboxError as error:
+            os._exit("forked" not in str(error))
+        os._exit(2)
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+    leave.set()
+    assert written.result() == 0
+    with database.reading() as db:
+        assert db.execute("SELECT count(*) FROM events").fetchone() == (0,)
+    database.close()
 
 
 def test_a_child_that_lives_on_does_not_keep_its_parents_lock(tmp_path: Path) -> None:

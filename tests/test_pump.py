@@ -7,6 +7,9 @@ import os
 import shutil
 import signal
 import time
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -19,7 +22,7 @@ from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.outbox.journal import Journal
 from adtarget_proxy.outbox.lines import frame
-from adtarget_proxy.tracking.events import PLAIN, Visit
+from adtarget_proxy.tracking.events import PLAIN, Event, Visit
 
 _fork = multiprocessing.get_context("fork")
 
@@ -126,6 +129,58 @@ def test_another_process_deletes_a_rolled_file_once_it_is_quiet_but_not_the_clai
     assert Pump(one).own(0.0) == 0
     one.close()
     two.close()
+
+
+def test_a_click_looks_into_living_journals_and_leaves_those_of_the_dead(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    dead, alive, own = Outbox.open(url), Outbox.open(url), Outbox.open(url)
+    for outbox, name in ((dead, "left"), (alive, "fresh"), (own, "mine")):
+        outbox.append(visit(name))
+    dead.close()
+    assert Pump(own).living(1.0, until=time.monotonic() + 60) == 2
+    assert [each.event.id for each in own.store.waiting()] == ["fresh", "mine"]
+    assert Pump(own).living(1.0, until=time.monotonic()) == 0
+    assert Pump(own).machine(1.0) == 1
+    alive.close()
+    own.close()
+
+
+def test_a_click_does_not_wait_for_a_pump_longer_than_it_may(tmp_path: Path) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    outbox.append(visit("a"))
+    with outbox.turn:
+        assert Pump(outbox).living(1.0, until=time.monotonic() + 0.05) == 0
+    assert Pump(outbox).living(1.0, until=time.monotonic() + 60) == 1
+    outbox.close()
+
+
+def test_a_big_journal_of_a_dead_process_keeps_no_click_waiting(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    dead, own = Outbox.open(url), Outbox.open(url)
+    for n in range(30):
+        dead.append(replace(visit(f"left-{n}"), fields={"href": "h" * 300_000}))
+    dead.close()
+    put, order = own.store.put, list[str]()
+
+    def click() -> int:
+        own.append(visit("mine"))
+        return Pump(own).living(1.0, until=time.monotonic() + 60)
+
+    def put_and_tell(events: Sequence[Event], **more: Any) -> int:
+        order.extend(event.id for event in events)
+        if order == ["left-0"]:
+            clicks.append(threads.submit(click))
+        return put(events, **more)
+
+    clicks: list[Future[int]] = []
+    monkeypatch.setattr(own.store, "put", put_and_tell)
+    with ThreadPoolExecutor(1) as threads:
+        assert Pump(own).machine(1.0) == 30
+        assert clicks[0].result() == 1
+    assert 0 < order.index("mine") < 30
+    own.close()
 
 
 def test_who_claims_without_any_journal_is_dead(tmp_path: Path) -> None:

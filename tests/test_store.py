@@ -11,10 +11,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from redis_server import empty, redis_server, redis_store
 
 from adtarget_proxy.errors import OutboxError
-from adtarget_proxy.outbox import Counts, DeadReason, Flight, JournalOffset, Store
+from adtarget_proxy.outbox import Counts, DeadLetter, DeadReason, Flight, JournalOffset, Store, Waiting
 from adtarget_proxy.outbox.memory import MemoryStore
+from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.outbox.sqlite import SqliteStore
 from adtarget_proxy.tracking.events import (
     FROM_AN_AD,
@@ -35,16 +37,29 @@ MINUTE, HOUR = 60.0, 3600.0
 Make = Callable[..., Store]
 
 
-@pytest.fixture(params=["memory", "sqlite"])
+@pytest.fixture(scope="session")
+def redis_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with redis_server(tmp_path_factory.mktemp("redis"), "--appendonly", "yes") as server:
+        yield f"redis://127.0.0.1:{server.port}/0"
+
+
+@pytest.fixture(params=["memory", "sqlite", pytest.param("redis", marks=pytest.mark.server)])
 def make(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Make]:
     made: list[Store] = []
 
     def factory(**options: Any) -> Store:
-        path = tmp_path / "outbox" / "o.sqlite3"
-        store: Store = MemoryStore(**options) if request.param == "memory" else SqliteStore(path, **options)
+        if request.param == "redis":
+            url = request.getfixturevalue("redis_url")
+            store: Store = Place.parse(url).store() if not options else redis_store(url, **options)
+        elif request.param == "memory":
+            store = MemoryStore(**options)
+        else:
+            store = SqliteStore(tmp_path / "outbox" / "o.sqlite3", **options)
         made.append(store)
         return store
 
+    if request.param == "redis":
+        empty(request.getfixturevalue("redis_url"))
     yield factory
     for store in made:
         store.close()
@@ -510,6 +525,110 @@ def test_a_closed_store_says_so(store: Store) -> None:
         store.put([visit("one")], now=1)
 
 
+# -- the operator's hand ---------------------------------------------------------------------------------------------------
+
+
+def bury(store: Store, name: str, *, now: float = 11) -> None:
+    store.bury(name, reason=DeadReason.REFUSED, status=400, answer="no", now=now)
+
+
+def test_what_waits_is_listed_by_worth_and_age_with_how_it_stands(store: Store) -> None:
+    store.put([visit(str(n), str(n), at=n) for n in range(450)], now=500)
+    store.put([visit("ad", "x", at=450, worth=FROM_AN_AD, fields={"href": "h"}), visit("b", account=B)], now=500)
+    (claim,) = store.claim([A], owner=ME, now=500, limit=1)
+    store.put_back("ad", not_before=600, now=500, unknown=True)
+    store.claim([A], owner=ME, now=500, limit=1)
+    listed = list(store.waiting([A]))
+    assert [each.event.id for each in listed] == ["ad", *map(str, range(450))]
+    assert listed[0] == Waiting(claim.event, FROM_AN_AD, 600, 1, 500, None)
+    assert [each.owner for each in listed[1:3]] == [ME, None]
+    assert len(list(store.waiting())) == 452
+    assert list(store.waiting([])) == []
+
+
+def test_an_event_is_found_whatever_became_of_it(store: Store) -> None:
+    store.put([visit("waits", "a"), visit("dead", "b"), visit("sent", "c")], now=10)
+    bury(store, "dead")
+    store.settle("sent", now=11)
+    waits, dead = store.find("waits"), store.find("dead")
+    assert isinstance(waits, Waiting)
+    assert (waits.event.id, waits.owner) == ("waits", None)
+    assert isinstance(dead, DeadLetter)
+    assert (dead.event.id, dead.status, dead.answer) == ("dead", 400, "no")
+    assert (store.find("sent"), store.find("nobody")) == (None, None)
+
+
+def test_accounts_are_known_by_what_was_put_for_them(store: Store) -> None:
+    assert store.accounts() == set()
+    store.put([visit("a"), visit("b", account=B)], now=10)
+    store.settle("a", now=11)
+    store.settle("a click answered at once", now=11)
+    assert store.accounts() == {A, B}
+
+
+@pytest.mark.parametrize("unknown", [True, False])
+def test_what_grew_old_after_an_attempt_of_unknown_outcome_says_so(store: Store, unknown: bool) -> None:
+    store.put([visit("one", at=0)], now=10)
+    ids(store, now=10)
+    store.put_back("one", not_before=0, now=11, unknown=unknown)
+    store.expire(now=200, max_age={"visit": 100})
+    assert [letter.reason for letter in store.dead_letters()] == [DeadReason.UNKNOWN if unknown else DeadReason.EXPIRED]
+
+
+def test_a_visitor_is_erased_from_everywhere_and_comes_back_from_no_journal(store: Store) -> None:
+    mine = [visit("claimed"), visit("waits"), visit("dead", not_before=1), visit("elsewhere", account=B)]
+    store.put([*mine, visit("other", "w")], now=10)
+    bury(store, "dead")
+    assert store.claim([A], owner=OTHER, now=10, limit=1)[0].event.id == "claimed"
+    store.begin_invite(A, "v", "vip", owner=ME, now=10)
+    store.end_invite(A, "v", "vip", link="https://t.me/+abc", now=10)
+    assert store.erase("v", now=12) == 4
+    assert store.counts() == Counts(waiting=1)
+    assert list(store.dead_letters()) == []
+    assert store.owners() == set()
+    assert store.put(mine, now=13) == 0
+    assert store.begin_invite(A, "v", "vip", owner=ME, now=13) == (Flight.LEAD, None)
+    assert store.erase("v", now=14) == 0
+    assert ids(store) == ["other"]
+    for late in ("claimed", "waits"):
+        store.put_back(late, not_before=0, now=15, unknown=False)
+        store.settle(late, now=15)
+    assert store.counts().waiting == 0
+
+
+def test_another_account_adopts_what_waits_and_what_is_dead(store: Store) -> None:
+    store.put([visit("a1", at=1), visit("dead", "d"), visit("held", "h", at=0)], now=10)
+    store.put([visit("b1", account=B, at=2)], now=10)
+    store.put([visit("a2", at=3, worth=FROM_AN_AD)], now=10)
+    bury(store, "dead")
+    store.put_back("held", not_before=50, now=10, unknown=True)
+    assert store.adopt(A, B) == 4
+    assert (store.counts([A]), store.counts([B])) == (Counts(), Counts(waiting=4, dead=1))
+    assert [letter.event.account for letter in store.dead_letters()] == [B]
+    assert {each.event.account for each in store.waiting()} == {B}
+    assert in_order(store, now=10) == ["a1", "b1", "a2"]
+    assert [(claim.event.id, claim.tries) for claim in store.claim([B], owner=ME, now=50, limit=5)] == [("held", 1)]
+    assert store.adopt(A, B) == 0
+
+
+def test_adoption_leaves_what_is_claimed_and_keeps_to_its_limit(store: Store) -> None:
+    store.put([visit(str(n), str(n), at=n) for n in range(5)], now=10)
+    ids(store, limit=1)
+    assert [store.adopt(A, B, limit=3) for _ in range(3)] == [3, 1, 0]
+    store.put_back("0", not_before=0, now=11, unknown=False)
+    assert store.adopt(A, B, limit=3) == 1
+    assert ids(store, accounts=(B,)) == list("01234")
+
+
+def test_an_adopted_update_is_dropped_where_its_new_account_knows_better(store: Store) -> None:
+    store.put([visit("newer", at=9, account=B)], now=9)
+    store.settle("newer", now=10)
+    store.put([update("late", at=5, account=A)], now=11)
+    store.adopt(A, B)
+    assert ids(store) == []
+    assert store.counts() == Counts(sent=1)
+
+
 # -- SQLite alone ----------------------------------------------------------------------------------------------------------
 
 
@@ -524,6 +643,15 @@ def test_the_file_is_its_users_own_and_outlives_its_process(tmp_path: Path) -> N
     assert ids(first) == []
     first.close()
     second.close()
+
+
+def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "o.sqlite3")
+    store.put([visit("one", fields={"href": "h" * 5000, "user_agent": "Rare/7.3"}), visit("two", "w")], now=1)
+    assert any(b"Rare/7.3" in file.read_bytes() for file in tmp_path.iterdir())
+    store.erase("v", now=2)
+    assert not any(b"Rare/7.3" in file.read_bytes() for file in tmp_path.iterdir())
+    store.close()
 
 
 def put_again(store: Store, event: Event) -> None:

@@ -7,16 +7,19 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import pytest
 from hypothesis import settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, invariant, precondition, rule
+from redis_server import empty, redis_server, redis_store
 
 from adtarget_proxy.outbox import DeadReason, Store
 from adtarget_proxy.outbox.memory import MemoryStore
 from adtarget_proxy.outbox.sqlite import SqliteStore
 from adtarget_proxy.tracking.events import PLAIN, Conversion, Event, FbpUpdate, Visit
 
-ACCOUNTS, VISITORS, OWNERS = ("a", "b"), ("x", "y", "z"), ("p", "q")
+ACCOUNTS, VISITORS, OWNERS = ("a", "b"), ("x", "y"), ("p", "q")
+OFTEN_A = st.sampled_from(("a", "a", "a", "b"))
 PATIENCE = 900
 Queue = tuple[str, str]  # account and visitor
 
@@ -114,7 +117,7 @@ class StoreMachine(RuleBasedStateMachine):
     # -- what can be done to both ------------------------------------------------------------------------------------------
 
     @rule(
-        account=st.sampled_from(ACCOUNTS),
+        account=OFTEN_A,
         visitor=st.sampled_from(VISITORS),
         worth=st.integers(1, 4),
         later=st.sampled_from([0, 0, 5]),
@@ -128,7 +131,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.put(kind(id=name, key=name, account=account, visitor=visitor, at=at, worth=worth, not_before=due))
 
     @rule(
-        account=st.sampled_from(ACCOUNTS),
+        account=OFTEN_A,
         visitor=st.sampled_from(VISITORS),
         fbp=st.sampled_from("1234"),
         age=st.integers(0, 3),
@@ -149,6 +152,9 @@ class StoreMachine(RuleBasedStateMachine):
     @rule(
         owner=st.sampled_from(OWNERS), limit=st.integers(1, 3), accounts=st.sets(st.sampled_from(ACCOUNTS), min_size=1)
     )
+    def claim_some(self, owner: str, limit: int, accounts: set[str]) -> None:
+        self.claim(owner, limit, accounts)
+
     def claim(self, owner: str, limit: int, accounts: set[str]) -> None:
         queues = [self.queue(account, visitor) for account in accounts for visitor in VISITORS]
         ready = [queue for queue in queues if queue and not queue[0].owner and queue[0].due <= self.now]
@@ -160,7 +166,7 @@ class StoreMachine(RuleBasedStateMachine):
         for entry in heads:
             entry.owner = owner
 
-    @rule(owner=st.sampled_from(OWNERS), account=st.sampled_from(ACCOUNTS), visitor=st.sampled_from(VISITORS))
+    @rule(owner=st.sampled_from(OWNERS), account=OFTEN_A, visitor=st.sampled_from(VISITORS))
     def promote(self, owner: str, account: str, visitor: str) -> None:
         claims = self.store.promote(account, visitor, owner=owner, now=self.now)
         queue = self.queue(account, visitor)
@@ -182,33 +188,41 @@ class StoreMachine(RuleBasedStateMachine):
         self.changed((account, visitor))
 
     @precondition(claimed)
-    @rule(data=st.data())
-    def settle(self, data: Any) -> None:
-        entry = data.draw(st.sampled_from(self.claimed()))
-        self.store.settle(entry.id, now=self.now)
-        self.drop(entry)
-        self.sent += 1
-        if isinstance(entry.event, Visit):
-            self.gone_out[entry.queue] = max(entry.at, self.gone_out.get(entry.queue, 0.0))
-        self.changed(entry.queue)
+    @rule(data=st.data(), outcome=st.sampled_from(["settled", "back", "back unknown", "uncounted", "buried"]))
+    def answer(self, data: Any, outcome: str) -> None:
+        self.conclude(data.draw(st.sampled_from(self.claimed())), outcome, data.draw(st.integers(0, 5)))
 
-    @precondition(claimed)
-    @rule(data=st.data(), counted=st.booleans(), unknown=st.booleans(), later=st.integers(0, 5))
-    def put_back(self, data: Any, counted: bool, unknown: bool, later: int) -> None:
-        entry = data.draw(st.sampled_from(self.claimed()))
-        due = self.now + later
-        self.store.put_back(entry.id, not_before=due, now=self.now, unknown=unknown, counted=counted)
-        entry.owner, entry.due, entry.tries = None, due, entry.tries + counted
-        if unknown and entry.unknown_since is None:
-            entry.unknown_since = self.now
-        self.changed(entry.queue)
+    @precondition(lambda self: self.waiting)
+    @rule(outcomes=st.lists(st.sampled_from(["settled", "back", "back unknown"]), min_size=1, max_size=4))
+    def attempt(self, outcomes: list[str]) -> None:
+        """What a lane does all day: one after the other, a second apart."""
+        for outcome in outcomes:
+            before = self.claimed()
+            self.claim(OWNERS[0], 1, set(ACCOUNTS))
+            for entry in self.claimed():
+                if entry not in before:
+                    self.conclude(entry, outcome, 0)
+            self.now += 1
 
-    @precondition(claimed)
-    @rule(data=st.data())
-    def bury(self, data: Any) -> None:
-        entry = data.draw(st.sampled_from(self.claimed()))
-        self.store.bury(entry.id, reason=DeadReason.REFUSED, status=400, answer="", now=self.now)
-        self.end(entry)
+    def conclude(self, entry: Entry, outcome: str, later: int) -> None:
+        unknown = outcome == "back unknown"
+        if outcome == "settled":
+            self.store.settle(entry.id, now=self.now)
+            self.drop(entry)
+            self.sent += 1
+            if isinstance(entry.event, Visit):
+                self.gone_out[entry.queue] = max(entry.at, self.gone_out.get(entry.queue, 0.0))
+        elif outcome == "buried":
+            self.store.bury(entry.id, reason=DeadReason.REFUSED, status=400, answer="", now=self.now)
+            self.waiting.remove(entry)
+            self.dead.append(entry)
+        else:
+            counted, due = outcome != "uncounted", self.now + later
+            self.store.put_back(entry.id, not_before=due, now=self.now, unknown=unknown, counted=counted)
+            entry.owner, entry.due, entry.tries = None, due, entry.tries + counted
+            if unknown and entry.unknown_since is None:
+                entry.unknown_since = self.now
+        self.changed(entry.queue)
 
     def end(self, entry: Entry) -> None:
         self.waiting.remove(entry)
@@ -275,7 +289,28 @@ class SqliteMachine(StoreMachine):
         self.place.cleanup()
 
 
+class RedisMachine(StoreMachine):
+    """The same over a server."""
+
+    url = ""
+
+    def engine(self) -> Store:
+        empty(self.url)
+        return redis_store(self.url)
+
+
 TestMemoryAgainstTheModel = StoreMachine.TestCase
-TestMemoryAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=40, deadline=None)
+TestMemoryAgainstTheModel.settings = settings(max_examples=60, stateful_step_count=50, deadline=None)
 TestSqliteAgainstTheModel = SqliteMachine.TestCase
-TestSqliteAgainstTheModel.settings = settings(max_examples=12, stateful_step_count=30, deadline=None)
+TestSqliteAgainstTheModel.settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+
+
+@pytest.mark.server
+class TestRedisAgainstTheModel(RedisMachine.TestCase):  # type: ignore[misc]
+    settings = settings(max_examples=25, stateful_step_count=40, deadline=None)
+
+    @classmethod
+    def setUpClass(cls) -> None:
+        folder = cls.enterClassContext(tempfile.TemporaryDirectory())
+        server = cls.enterClassContext(redis_server(Path(folder)))
+        RedisMachine.url = f"redis://127.0.0.1:{server.port}/0"

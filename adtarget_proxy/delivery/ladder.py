@@ -230,7 +230,7 @@ class Ladder:
 
         def send() -> None:
             try:
-                self._pump.machine(time.time())  # takes as long as a dead process' journal is
+                self._pump.living(time.time(), until=until)
                 self._send_first(line, self._promoted(call, line, until), until)
             except OutboxError as error:
                 _log.warning("%s; the click goes without its visit", error)

@@ -22,6 +22,7 @@ from adtarget_proxy.tracking.events import Event, decode
 
 _log = logging.getLogger("adtarget_proxy.delivery")
 BATCH = 500  # events of memory:// a transaction
+ROOM = 0.0005  # seconds between two batches of a neighbour's journal, for whoever else wants to pump
 
 
 class Pump:
@@ -45,8 +46,29 @@ class Pump:
         segments = self._outbox.segments
         if segments is None:
             return moved
-        with self._outbox.turn, self._faults():
+        with self._faults():
             return moved + self._neighbours(segments, now)
+
+    def living(self, now: float, *, until: float) -> int:
+        """Move what this process and its living neighbours have written, up to the deadline ``until`` (time.monotonic()).
+
+        That is all a click can have to wait for: its visitor was served a moment ago. What dead processes left is ``machine``'s.
+        """
+        if not self._outbox.turn.acquire(timeout=max(0.0, until - time.monotonic())):
+            return 0
+        try:
+            journal = self._outbox.journal
+            with self._faults():
+                moved = self._arrivals(now) if journal is None else self._journal(journal, now)
+        finally:
+            self._outbox.turn.release()
+        segments = self._outbox.segments
+        if segments is None:
+            return moved
+        with self._faults():
+            for name in self._foreign(segments):
+                moved += self._peek(segments, name, now, until)
+        return moved
 
     @contextmanager
     def _faults(self) -> Iterator[None]:
@@ -81,17 +103,23 @@ class Pump:
     # -- other processes -------------------------------------------------------------------------------------------------
 
     def _neighbours(self, segments: Segments, now: float) -> int:
-        journal = self._outbox.journal
-        own = set() if journal is None else {segment.name for segment in journal.segments}
         claiming = self._outbox.store.owners()  # before the listing: whoever claims already has a file to be listed
-        names = [name for name in segments.names() if name not in own]
+        names = self._foreign(segments)
         moved = 0
         for owner, files in groupby(names, key=owner_of):
             moved += self._neighbour(segments, owner, list(files), now)
-        present = {owner_of(name) for name in (*names, *own)}
+        present = {owner_of(name) for name in (*names, *self._own())}
         for owner in self._outbox.store.silent(claiming - present):
             self._outbox.store.release(owner)
         return moved
+
+    def _own(self) -> set[str]:
+        journal = self._outbox.journal
+        return set() if journal is None else {segment.name for segment in journal.segments}
+
+    def _foreign(self, segments: Segments) -> list[str]:
+        own = self._own()
+        return [name for name in segments.names() if name not in own]
 
     def _neighbour(self, segments: Segments, owner: str, names: list[str], now: float) -> int:
         moved = 0
@@ -103,7 +131,7 @@ class Pump:
                     locked[name] = fd
             for name in names:
                 if name in locked:
-                    moved += self._move(name, locked[name], now, final=True)
+                    moved += self._share(name, locked[name], now, final=True)
                 else:
                     moved += self._live(segments, name, now, rolled=name != names[-1])
             if locked and self._is_dead(segments, owner, locked):
@@ -126,7 +154,7 @@ class Pump:
         if fd is None:
             return 0
         try:
-            moved = self._move(name, fd, now)
+            moved = self._share(name, fd, now)
             if rolled and time.time() - os.fstat(fd).st_mtime > GRACE:
                 segments.delete(name)
                 self._outbox.store.forget_journal(name)
@@ -134,19 +162,51 @@ class Pump:
         finally:
             segments.let_go(fd)
 
+    def _peek(self, segments: Segments, name: str, now: float, until: float) -> int:
+        """Read along in a file, if its process lives."""
+        fd = segments.lock(name)
+        if fd is not None:
+            segments.let_go(fd)
+            return 0
+        fd = segments.open(name)
+        if fd is None:
+            return 0
+        try:
+            return self._share(name, fd, now, until=until)
+        finally:
+            segments.let_go(fd)
+
     # -- one file --------------------------------------------------------------------------------------------------------
 
-    def _move(self, name: str, fd: int, now: float, *, final: bool = False) -> int:
-        store, moved = self._outbox.store, 0
-        offset = store.offset(name)
-        while os.fstat(fd).st_size > offset:
-            lines = read_lines(fd, offset, final=final)
-            if lines.end == offset:
+    def _share(self, name: str, fd: int, now: float, *, final: bool = False, until: float = float("inf")) -> int:
+        """Move a neighbour's file batch by batch, so that nobody in this process waits for more than one of them."""
+        moved = 0
+        while time.monotonic() < until:
+            with self._outbox.turn:
+                number, is_done = self._batch(name, fd, self._outbox.store.offset(name), now, final=final)
+            moved += number
+            if is_done:
                 break
-            moved += store.put(self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end))
-            self._outbox.count("torn", lines.torn)
-            offset = lines.end
+            time.sleep(ROOM)  # a lock that is given away and taken at once would never change hands
         return moved
+
+    def _move(self, name: str, fd: int, now: float) -> int:
+        moved, is_done = 0, False
+        while not is_done:
+            number, is_done = self._batch(name, fd, self._outbox.store.offset(name), now)
+            moved += number
+        return moved
+
+    def _batch(self, name: str, fd: int, offset: int, now: float, *, final: bool = False) -> tuple[int, bool]:
+        """Move one stretch from ``offset`` on; how many events were new, and whether nothing was left to move."""
+        if os.fstat(fd).st_size <= offset:
+            return 0, True
+        lines = read_lines(fd, offset, final=final)
+        if lines.end == offset:
+            return 0, True
+        moved = self._outbox.store.put(self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end))
+        self._outbox.count("torn", lines.torn)
+        return moved, False
 
     def _events(self, bodies: Iterable[bytes]) -> list[Event]:
         events: list[Event] = []

@@ -9,6 +9,7 @@ from adtarget_proxy.outbox.store import (
     Flight,
     JournalOffset,
     Store,
+    Waiting,
 )
 
-__all__ = ["Claim", "Counts", "DeadLetter", "DeadReason", "Flight", "JournalOffset", "Outbox", "Store"]
+__all__ = ["Claim", "Counts", "DeadLetter", "DeadReason", "Flight", "JournalOffset", "Outbox", "Store", "Waiting"]

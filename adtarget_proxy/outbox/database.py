@@ -1,7 +1,14 @@
-"""The SQLite file under the store: opening, schema, transactions, and what happens to one that is broken.
+"""The SQLite file under the store: opening, transactions, forks, and what happens to one that is broken.
 
 One connection a process, guarded by a lock: SQLite has one writer anyway, and a connection a thread would only move the wait into
 its busy handler. A file that is no database or malformed is set aside under another name, never deleted.
+
+No connection crosses a fork. SQLite keeps the locks on a file in a table of the process; a child that opens the same file finds
+the parent's marks in it and takes locks for held that only the parent has, so that the parent's last connection deletes a log
+that the child still writes (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_). So the file
+is closed before the fork, which waits for a transaction under way but never for another process' one: that wait gives the lock
+away. Where the disk keeps a transaction longer than a fork may wait, the child keeps the handle it inherited, never uses and never
+closes it, and has no store: its events stay in its journal for other processes.
 """
 
 from __future__ import annotations
@@ -17,6 +24,7 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox.tables.schema import migrate
 
 try:
     import fcntl
@@ -26,54 +34,16 @@ except ImportError:  # Windows, where only memory:// is offered
 _log = logging.getLogger("adtarget_proxy.outbox")
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another process'
-
-# What brings a file from version N to N+1; a new version appends one and never edits an old one.
-MIGRATIONS = (
-    """
-    CREATE TABLE events (
-        seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, queue INTEGER NOT NULL, kind TEXT NOT NULL, worth INTEGER NOT NULL,
-        at REAL NOT NULL, due REAL NOT NULL, tries INTEGER NOT NULL DEFAULT 0, unknown_since REAL, owner TEXT,
-        body TEXT NOT NULL);
-    CREATE INDEX events_in_queue ON events (queue, seq);
-    CREATE INDEX events_worth_in_queue ON events (queue, worth);
-    CREATE INDEX updates_in_queue ON events (queue) WHERE kind = 'fbp-update';
-    CREATE INDEX events_by_worth ON events (worth, at);
-    CREATE INDEX events_by_age ON events (kind, at);
-    CREATE INDEX events_claimed ON events (owner) WHERE owner IS NOT NULL;
-    CREATE TABLE queues (
-        id INTEGER PRIMARY KEY, account TEXT NOT NULL, visitor TEXT NOT NULL, worth INTEGER NOT NULL, head INTEGER NOT NULL,
-        head_at REAL NOT NULL, due REAL NOT NULL, state INTEGER NOT NULL, UNIQUE (account, visitor));
-    CREATE INDEX queues_ready ON queues (account, worth, head_at, head) WHERE state = 0;
-    CREATE INDEX queues_asleep ON queues (account, due) WHERE state = 1;
-    CREATE TABLE dead (
-        n INTEGER PRIMARY KEY AUTOINCREMENT, id TEXT NOT NULL UNIQUE, account TEXT NOT NULL, reason TEXT NOT NULL,
-        status INTEGER, answer TEXT NOT NULL, died_at REAL NOT NULL, tries INTEGER NOT NULL, body TEXT NOT NULL);
-    CREATE TABLE settled (id TEXT PRIMARY KEY, at REAL NOT NULL) WITHOUT ROWID;
-    CREATE INDEX settled_by_age ON settled (at);
-    CREATE TABLE visits (
-        account TEXT NOT NULL, visitor TEXT NOT NULL, at REAL NOT NULL, settled_at REAL NOT NULL,
-        PRIMARY KEY (account, visitor)) WITHOUT ROWID;
-    CREATE INDEX visits_by_age ON visits (settled_at);
-    CREATE TABLE links (
-        account TEXT NOT NULL, visitor TEXT NOT NULL, slug TEXT NOT NULL, link TEXT, owner TEXT, at REAL NOT NULL,
-        PRIMARY KEY (account, visitor, slug)) WITHOUT ROWID;
-    CREATE INDEX links_by_age ON links (at);
-    CREATE INDEX links_by_owner ON links (owner) WHERE owner IS NOT NULL;
-    CREATE TABLE buckets (account TEXT PRIMARY KEY, tokens REAL NOT NULL, at REAL NOT NULL, until REAL NOT NULL) WITHOUT ROWID;
-    CREATE TABLE journals (name TEXT PRIMARY KEY, offset INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE tally (
-        account TEXT PRIMARY KEY, waiting INTEGER NOT NULL, claimed INTEGER NOT NULL, dead INTEGER NOT NULL,
-        sent INTEGER NOT NULL) WITHOUT ROWID;
-    CREATE TABLE lost (bound TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
-    """,
-)
+_BUSY_IN_SQLITE = 0.05  # seconds of it at a time inside SQLite, where a fork would have to wait along
+FORK_TIMEOUT = 1.0  # seconds that a fork waits for a transaction
+_PAUSE = 0.002  # seconds between two attempts to be the writer
 
 
 class Database:
     """``path`` None keeps it in memory. Opened at the first transaction. Raises OutboxError for every fault of the file."""
 
     def __init__(self, path: Path | None) -> None:
-        self._path = path
+        self.path = path
         self._lock = threading.RLock()
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
@@ -83,9 +53,7 @@ class Database:
     @contextmanager
     def writing(self) -> Iterator[sqlite3.Connection]:
         """A transaction that holds the write lock from its start, so that what it reads stays true until it commits."""
-        with self._lock, self._faults():
-            db = self._open()
-            db.execute("BEGIN IMMEDIATE")
+        with self._faults(), self._turn("BEGIN IMMEDIATE") as db:
             try:
                 yield db
                 db.execute("COMMIT")
@@ -98,27 +66,48 @@ class Database:
     @contextmanager
     def reading(self) -> Iterator[sqlite3.Connection]:
         """Statements that change nothing; each sees the last commit."""
+        with self._faults(), self._turn(None) as db:
+            yield db
+
+    @contextmanager
+    def _turn(self, begin: str | None) -> Iterator[sqlite3.Connection]:
+        """The connection, begun upon. While another process writes, the wait is done without the lock: see the module."""
+        until = time.monotonic() + BUSY_TIMEOUT
+        while True:
+            with self._lock:
+                try:
+                    db = self._open()
+                    if begin is not None:
+                        db.execute(begin)
+                except sqlite3.OperationalError as error:
+                    if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() >= until:
+                        raise
+                else:
+                    yield db
+                    return
+            time.sleep(_PAUSE)
+
+    def checkpoint(self) -> None:
+        """Bring the log into the file and empty it, as far as other processes let it. Raises OutboxError."""
         with self._lock, self._faults():
-            yield self._open()
+            self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     def close(self) -> None:
-        """Close the connection. Not for one that was inherited over a fork: SQLite's locks belong to the parent."""
+        """Close the connection; the database is opened again by nobody."""
         with self._lock:
             self._closed = True
             self._drop()
 
-    def before_fork(self) -> None:
-        """End what is under way and close the file, which the next transaction opens again.
-
-        SQLite keeps its locks on a file in a table of the process. A child would inherit it, with marks of locks that it does not
-        hold (https://www.sqlite.org/howtocorrupt.html#_carrying_an_open_database_file_across_a_fork_).
-        """
-        self._lock.acquire()
-        if self._path is not None:
+    def before_fork(self) -> bool:
+        """Close the file, which the next transaction opens again; False where a transaction takes too long to wait for."""
+        if not self._lock.acquire(timeout=FORK_TIMEOUT):
+            return False
+        if self.path is not None:
             self._drop()
+        return True
 
     def after_fork(self) -> None:
-        """In parent and child: go on."""
+        """In parent and child, where ``before_fork`` was in time: go on."""
         self._lock.release()
 
     @contextmanager
@@ -126,39 +115,43 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN and self._path is not None:
-                self._set_aside(self._path)
+            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN and self.path is not None:
+                self._set_aside(self.path)
             raise OutboxError(f"outbox {self._where}: {error}") from None
         except OSError as error:
             raise OutboxError(f"outbox {self._where}: {error.strerror}") from None
 
     @property
     def _where(self) -> str:
-        return str(self._path or "in memory")
+        return str(self.path or "in memory")
 
     def _open(self) -> sqlite3.Connection:
         if self._closed:
             raise OutboxError(f"outbox {self._where}: closed")
-        if self._connection is not None and self._path is not None and self._inode != _inode(self._path):
+        if self.path is not None and self.path in _unsafe:
+            raise OutboxError(
+                f"outbox {self._where}: forked while the disk did not answer; other processes send its events"
+            )
+        if self._connection is not None and self.path is not None and self._inode != _inode(self.path):
             self._drop()  # deleted, or set aside by another process: what follows belongs in the new file
         if self._connection is None:
             self._connection = self._connect()
         return self._connection
 
     def _connect(self) -> sqlite3.Connection:
-        if self._path is not None:
-            self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-            os.close(os.open(self._path, os.O_CREAT | os.O_RDWR, 0o600))
-        target = ":memory:" if self._path is None else self._path
-        db = sqlite3.connect(target, timeout=BUSY_TIMEOUT, isolation_level=None, check_same_thread=False)
+        if self.path is not None:
+            self.path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+            os.close(os.open(self.path, os.O_CREAT | os.O_RDWR, 0o600))
+        target = ":memory:" if self.path is None else self.path
+        db = sqlite3.connect(target, timeout=_BUSY_IN_SQLITE, isolation_level=None, check_same_thread=False)
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
-            _migrate(db)
+            migrate(db)
         except BaseException:
             db.close()
             raise
-        self._inode = _inode(self._path) if self._path is not None else 0
+        self._inode = _inode(self.path) if self.path is not None else 0
         return db
 
     def _drop(self) -> None:
@@ -169,9 +162,10 @@ class Database:
 
     def _set_aside(self, path: Path) -> None:
         """Rename the broken file with its WAL, once for all processes: whoever comes second finds another inode."""
-        seen = self._inode or _inode(path)
-        self._drop()
-        self._inode = 0
+        with self._lock:
+            seen = self._inode or _inode(path)
+            self._drop()
+            self._inode = 0
         lock = os.open(path.with_name(path.name + ".lock"), os.O_CREAT | os.O_RDWR, 0o600)
         try:
             if fcntl is not None:
@@ -190,21 +184,29 @@ class Database:
 
 _databases: weakref.WeakSet[Database] = weakref.WeakSet()
 _held: list[Database] = []
+_late: list[Database] = []
+_unsafe: set[Path] = set()  # files whose parent's handle this process has inherited
 
 
 def _before_fork() -> None:
     for database in list(_databases):
-        database.before_fork()
-        _held.append(database)
+        (_held if database.before_fork() else _late).append(database)
 
 
-def _after_fork() -> None:
+def _after_fork_in_parent() -> None:
+    _late.clear()
+    while _held:
+        _held.pop().after_fork()
+
+
+def _after_fork_in_child() -> None:
+    _unsafe.update(database.path for database in _late if database.path is not None)  # and _late keeps the handles
     while _held:
         _held.pop().after_fork()
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork, after_in_child=_after_fork)
+    os.register_at_fork(before=_before_fork, after_in_parent=_after_fork_in_parent, after_in_child=_after_fork_in_child)
 
 
 def _inode(path: Path) -> int:
@@ -212,25 +214,3 @@ def _inode(path: Path) -> int:
         return path.stat().st_ino
     except OSError:
         return -1
-
-
-def _migrate(db: sqlite3.Connection) -> None:
-    if _version(db) == len(MIGRATIONS):
-        return
-    db.execute("BEGIN IMMEDIATE")
-    try:
-        version = _version(db)  # again: another process may have been first
-        if version > len(MIGRATIONS):
-            raise OutboxError(f"the outbox was written by a newer adtarget-proxy (schema {version})")
-        for script in MIGRATIONS[version:]:
-            for statement in filter(str.strip, script.split(";")):
-                db.execute(statement)
-        db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
-        db.execute("COMMIT")
-    except BaseException:
-        db.execute("ROLLBACK")
-        raise
-
-
-def _version(db: sqlite3.Connection) -> int:
-    return int(db.execute("PRAGMA user_version").fetchone()[0])

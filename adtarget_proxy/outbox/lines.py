@@ -46,11 +46,19 @@ def read_lines(fd: int, offset: int, *, final: bool) -> Lines:
             continue
         body = _body(line)
         if body is None:
+            if line.isspace():
+                continue  # erased
             body = _behind_torn(line)
             torn += 1
         if body is not None:
             bodies.append(body)
     return Lines(bodies, offset + whole, torn)
+
+
+def body_of(line: bytes) -> bytes | None:
+    """The JSON of a line without its break, also where it stands behind a torn one; None where there is no good one."""
+    body = _body(line)
+    return _behind_torn(line) if body is None else body
 
 
 def _body(line: bytes) -> bytes | None:

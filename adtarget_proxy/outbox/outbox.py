@@ -18,9 +18,8 @@ from pathlib import Path
 
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox.journal import Journal
-from adtarget_proxy.outbox.memory import MemoryStore
+from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.outbox.segments import Segments
-from adtarget_proxy.outbox.sqlite import SqliteStore
 from adtarget_proxy.outbox.store import Store
 from adtarget_proxy.tracking.events import Event
 
@@ -51,8 +50,9 @@ class _Room:
 class Outbox:
     """Where events are kept from the response to AdTarget's answer. Opened by its URL; starts nothing by itself."""
 
-    def __init__(self, path: Path | None) -> None:
-        self._path = path
+    def __init__(self, place: Place) -> None:
+        self.place = place
+        path = place.path
         self.segments = None if path is None else Segments(path.with_name(path.name + ".journal"))
         self._room = _Room(self.segments)
         self._inherited: list[_Room] = []
@@ -60,15 +60,11 @@ class Outbox:
 
     @classmethod
     def open(cls, url: str) -> Outbox:
-        """The outbox at ``memory://`` or ``sqlite:////abs/path``; touches no disk. Raises OutboxError for any other URL."""
-        scheme, _, rest = url.partition("://")
-        if url == "memory://":
-            return cls(None)
-        if scheme != "sqlite" or not rest.startswith("//"):
-            raise OutboxError("an outbox is sqlite:////abs/path/outbox.sqlite3 or memory://")
-        if fcntl is None:
+        """The outbox at ``url``, see ``Place.parse``; touches no disk and no network. Raises OutboxError."""
+        place = Place.parse(url)
+        if place.path is not None and fcntl is None:
             raise OutboxError("this system has no flock, which a durable outbox needs; set the outbox to memory://")
-        return cls(Path(rest[1:]))
+        return cls(place)
 
     # -- the request path ------------------------------------------------------------------------------------------------
 
@@ -97,7 +93,7 @@ class Outbox:
         if room.store is None:
             with room.opening:
                 if room.store is None:
-                    room.store = MemoryStore() if self._path is None else SqliteStore(self._path)
+                    room.store = self.place.store()
         return room.store
 
     @property
@@ -161,7 +157,7 @@ class Outbox:
     def reset_after_fork(self) -> None:
         """In the child, called by the fork itself: start anew, and close what would keep the parent's journal locked.
 
-        The parent's SQLite handle is kept and never used: closing it would drop the parent's own locks.
+        The parent's room is kept and never used: closing what is in it would act on the parent's behalf.
         """
         parent = self._room
         self._room = _Room(self.segments, parent.secret)
@@ -174,9 +170,9 @@ class Outbox:
         return all(os.fstat(segment.fd).st_size <= store.offset(segment.name) for segment in journal.segments)
 
     def _kept_secret(self) -> str:
-        if self._path is None:
+        if self.place.path is None:
             return secrets.token_hex(_SECRET // 2)
-        path = self._path.with_name(self._path.name + ".secret")
+        path = self.place.path.with_name(self.place.path.name + ".secret")
         try:
             return _read_or_make(path)
         except OSError as error:

@@ -82,10 +82,10 @@ class Segments:
             return None
         return fd
 
-    def open(self, name: str) -> int | None:
-        """A descriptor to read from, or None where the file is gone."""
+    def open(self, name: str, *, writing: bool = False) -> int | None:
+        """A descriptor to read from, or to write in the middle; None where the file is gone."""
         try:
-            fd = os.open(self.path / name, os.O_RDONLY)
+            fd = os.open(self.path / name, os.O_RDWR if writing else os.O_RDONLY)
         except FileNotFoundError:
             return None
         self._held.add(fd)

@@ -18,6 +18,12 @@ from typing import Protocol
 
 from adtarget_proxy.tracking.events import Event
 
+SETTLED_KEPT = 48 * 3600.0  # seconds that a settled id is remembered
+LINK_KEPT = 60.0  # seconds that an invite link is remembered
+FLIGHT_KEPT = 15.0  # seconds after which a flight is taken over
+PATIENCE = 900.0  # seconds after which a plain visit rises one class
+ANSWER_KEPT = 2048  # characters of an answer in a dead letter
+
 
 @dataclass(frozen=True, slots=True)
 class Claim:
@@ -55,6 +61,18 @@ class DeadLetter:
     answer: str  # at most 2 KB of AdTarget's answer, or our own words
     died_at: float
     tries: int
+
+
+@dataclass(frozen=True, slots=True)
+class Waiting:
+    """An event that has not ended, as it stands in its queue."""
+
+    event: Event
+    worth: int  # its class now: a plain visit rises
+    due: float  # not sent before this time (Unix seconds); 0.0: at once
+    tries: int
+    unknown_since: float | None
+    owner: str | None  # who has claimed it
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +139,12 @@ class Store(Protocol):
     def owners(self) -> set[str]:
         """Who holds claims or flights."""
 
+    def silent(self, owners: Collection[str]) -> set[str]:
+        """Which of these, none of whom has a journal on this machine, are dead: all, unless the store is shared by machines.
+
+        Then those of whom nothing was heard for 10 s: who claims is heard of every 3 s.
+        """
+
     # -- invite links ----------------------------------------------------------------------------------------------------
     def begin_invite(
         self, account: str, visitor: str, slug: str, *, owner: str, now: float
@@ -148,7 +172,9 @@ class Store(Protocol):
 
     # -- looking after ---------------------------------------------------------------------------------------------------
     def expire(self, *, now: float, max_age: Mapping[str, float], limit: int = 1000) -> int:
-        """Bury what is older than ``max_age[kind]`` seconds as ``expired``; forget settled ids after 48 h, links after 60 s.
+        """Bury what is older than ``max_age[kind]`` seconds; forget settled ids after 48 h, links after 60 s.
+
+        It is ``expired``, or ``unknown`` where an attempt with it had no definite answer.
 
         Also lifts plain visits that have waited 15 minutes by one class, once. At most ``limit`` of each a call.
         """
@@ -162,11 +188,32 @@ class Store(Protocol):
     def dead_letters(self, accounts: Collection[str] | None = None) -> Iterator[DeadLetter]:
         """All dead letters, oldest first."""
 
+    def waiting(self, accounts: Collection[str] | None = None) -> Iterator[Waiting]:
+        """What waits or is claimed, by worth and age. What changes during the walk may be missed."""
+
+    def find(self, event_id: str) -> Waiting | DeadLetter | None:
+        """The event of this id, whatever became of it; None where it was settled or never put."""
+
+    def accounts(self) -> set[str]:
+        """Every account that events were ever put for."""
+
     def replay(self, event_id: str, *, now: float) -> bool:
         """A dead letter waits again, under its old key; False where there is none of this id."""
 
     def purge(self, event_id: str) -> bool:
         """Delete a dead letter for good."""
+
+    def erase(self, visitor: str, *, now: float) -> int:
+        """Delete what is kept of a visitor under every account, claimed or not, dead letters, links and all; returns how many events.
+
+        Their ids count as settled, so that none comes back from a journal.
+        """
+
+    def adopt(self, source: str, target: str, *, limit: int = 1000) -> int:
+        """Give events and dead letters of one account to another; returns how many, about ``limit`` at most a call.
+
+        A visitor's queue moves whole, into the one it has there already, in order of the puts. What is claimed stays.
+        """
 
     def close(self) -> None:
         """Let go of files and connections. A closed store is opened again by nobody."""

@@ -11,9 +11,10 @@ import os
 import re
 import sys
 from collections.abc import Callable, Mapping, Sequence
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from adtarget_proxy.links import fallback_link
 
@@ -106,7 +107,29 @@ def outbox(value: Any) -> str:
         if not path.startswith("/"):
             raise ValueError("needs an absolute path: four slashes, as in sqlite:////var/lib/shop/outbox.sqlite3")
         return url
-    raise ValueError("must be sqlite:////abs/path/outbox.sqlite3 or memory://")
+    if scheme in ("redis", "rediss"):
+        return _redis(url)
+    raise ValueError("must be sqlite:////abs/path/outbox.sqlite3, redis://host:6379/0 or memory://")
+
+
+def _redis(url: str) -> str:
+    if find_spec("redis") is None:
+        raise ValueError("needs the Redis client; run: pip install 'adtarget-proxy[redis]'")
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018  # raises on a port that is none
+        journal = dict(parse_qsl(parts.query)).get("journal")
+    except ValueError:
+        raise ValueError("is no URL; write one such as redis://:password@host:6379/0") from None
+    if not parts.hostname or not re.fullmatch(r"(/\d*)?", parts.path):
+        raise ValueError("must name a host and at most a database's number, as in redis://host:6379/0")
+    if journal is None:
+        state_directory()
+    elif not Path(journal).is_absolute():
+        raise ValueError(
+            "needs an absolute path for its journal, as in redis://host:6379/0?journal=/var/lib/shop/outbox"
+        )
+    return url
 
 
 def trusted_proxies(value: Any) -> int | tuple[str, ...]:
@@ -200,7 +223,12 @@ def fallback(value: Any) -> str | None:
 
 
 def default_outbox() -> str:
-    """The SQLite outbox in the user's state directory (XDG base directories; macOS keeps it in Application Support)."""
+    """The SQLite outbox in the state directory."""
+    return f"sqlite:///{state_directory() / 'outbox.sqlite3'}"
+
+
+def state_directory() -> Path:
+    """Ours in the user's state directory (XDG base directories; macOS keeps it in Application Support). Raises ValueError."""
     home = os.environ.get("XDG_STATE_HOME")
     if home and Path(home).is_absolute():
         base = Path(home)
@@ -210,4 +238,4 @@ def default_outbox() -> str:
         base = Path("~/.local/state").expanduser()
     if not base.is_absolute():
         raise ValueError("no home directory to keep the outbox in; set sqlite:////abs/path/outbox.sqlite3 or memory://")
-    return f"sqlite:///{base / 'adtarget-proxy' / 'outbox.sqlite3'}"
+    return base / "adtarget-proxy"

@@ -47,7 +47,7 @@ class Settings:
     channel_id: str | None = _setting(None, checks.optional_text)
     api_url: str = _setting("https://adtarget.io/api/v1", checks.base_url)
     tracker_url: str = _setting("https://adtarget.io/backend", checks.base_url)
-    outbox: str = _setting(None, checks.outbox)
+    outbox: str = _setting(None, checks.outbox, secret=True)  # a Redis' URL may hold a password
     deliver: Literal["thread", "worker"] = _setting("thread", checks.one_of("thread", "worker"))
     invites: Mapping[str, Any] = _setting({}, checks.mapping)
     invite_path: str = _setting("/c/{slug}", checks.invite_path)

@@ -1,0 +1,1 @@
+"""What happened and why: the commands that look after an outbox and send from it."""

@@ -1,0 +1,48 @@
+"""What all senders of an account share besides its events: invite links, flights, the token bucket."""
+
+from __future__ import annotations
+
+from sqlite3 import Connection
+
+from adtarget_proxy.outbox.bucket import Bucket
+from adtarget_proxy.outbox.store import FLIGHT_KEPT, LINK_KEPT, Flight
+
+Key = tuple[str, str, str]  # account, visitor, slug
+
+
+def begin_invite(db: Connection, key: Key, *, owner: str, now: float) -> tuple[Flight, str | None]:
+    """See ``Store.begin_invite``."""
+    row = db.execute("SELECT link, at FROM links WHERE account = ? AND visitor = ? AND slug = ?", key).fetchone()
+    if row is not None and row[0] is not None and now - row[1] < LINK_KEPT:
+        return Flight.LINK, str(row[0])
+    if row is not None and row[0] is None and now - row[1] < FLIGHT_KEPT:
+        return Flight.FOLLOW, None
+    db.execute("INSERT OR REPLACE INTO links VALUES (?, ?, ?, NULL, ?, ?)", (*key, owner, now))
+    return Flight.LEAD, None
+
+
+def end_invite(db: Connection, key: Key, *, link: str | None, now: float) -> None:
+    """See ``Store.end_invite``. A flight without a link does not take away one that another has brought."""
+    if link is not None:
+        db.execute("INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, NULL, ?)", (*key, link, now))
+    else:
+        db.execute("DELETE FROM links WHERE account = ? AND visitor = ? AND slug = ? AND link IS NULL", key)
+
+
+def take(db: Connection, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
+    """See ``Store.take``."""
+    bucket, wait = (bucket_of(db, account) or Bucket(burst, now)).take(now=now, rate=rate, burst=burst, reserve=reserve)
+    if not wait:
+        keep_bucket(db, account, bucket)
+    return wait
+
+
+def bucket_of(db: Connection, account: str) -> Bucket | None:
+    """The account's bucket; None for one that nobody has used."""
+    row = db.execute("SELECT tokens, at, until FROM buckets WHERE account = ?", (account,)).fetchone()
+    return Bucket(*row) if row else None
+
+
+def keep_bucket(db: Connection, account: str, bucket: Bucket) -> None:
+    """Write it down."""
+    db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?)", (account, bucket.tokens, bucket.at, bucket.until))
