@@ -83,7 +83,10 @@ class AdTargetMiddleware:
     async def _lifespan(self, scope: Scope, receive: ASGIReceiveCallable, send: ASGISendCallable) -> None:
         self._safely("start", self.tracker.start)
         await self.app(scope, receive, send)
-        self._safely("flush", self.tracker.flush)
+        if (
+            self.tracker.has_served
+        ):  # an app that knows no lifespan returns at start-up, which must not wait for a backlog
+            self._safely("flush", self.tracker.flush)
 
     def _safely(self, name: str, work: Callable[[], object]) -> None:
         try:

@@ -21,11 +21,12 @@ from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
 from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.request import Tracking
 from adtarget_proxy.settings import InviteRoute, Settings, Site
 from adtarget_proxy.tracking.audience import is_granted, is_machine
 from adtarget_proxy.tracking.conversions import conversion_of
-from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.events import Event, Visit
 from adtarget_proxy.tracking.facts import Facts, Response, bare_host
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.invite import ClickPlan, click_plan
@@ -69,12 +70,15 @@ class Tracker:
         self.delivery = Delivery(self.settings, self.outbox)
         self._tally = {reason: itertools.count() for reason in REASONS}
         self._said: set[str] = set()
+        self._introduced = False
         self._refuses_prefetch = self.settings.prefetch == "refuse"
 
     # -- what a shell calls ----------------------------------------------------------------------------------------------------
 
     def plan(self, facts: Facts) -> Plan:
         """What the request alone decides, with the ids of a page's visitor."""
+        if not self._introduced:
+            self._introduce()
         self.delivery.start()
         planned = plan(facts, self.rules)
         if planned.reason is not None:
@@ -98,9 +102,10 @@ class Tracker:
         if outcome.events and not planned.is_kept:
             planned.is_kept = True
             self._keep(outcome.events)
-        if planned.reason is None:
-            next(self._tally[outcome.reason])
-        planned.reason = outcome.reason
+        if planned.click_cookies is None:  # a click of the app's own view has its reason already
+            if planned.reason is None:
+                next(self._tally[outcome.reason])
+            planned.reason = outcome.reason
         return outcome
 
     def answer(self, planned: Plan) -> Reply:
@@ -217,7 +222,14 @@ class Tracker:
 
     def start(self) -> None:
         """Start sending in this process; the first request does it too."""
+        if not self._introduced:
+            self._introduce()
         self.delivery.start()
+
+    @property
+    def has_served(self) -> bool:
+        """Whether any request has come by in this process."""
+        return any(self.counts().values())
 
     def flush(self, timeout: float = 2.0) -> int:
         """Send what waits, for at most ``timeout`` seconds; returns how many events are left."""
@@ -230,6 +242,20 @@ class Tracker:
         return left
 
     # -- inside ----------------------------------------------------------------------------------------------------------------
+
+    def _introduce(self) -> None:
+        """Say once what a user may not expect: where events are kept, and whom the settings take to have agreed."""
+        self._introduced = True
+        settings = self.settings
+        if settings.mode == "off":
+            return
+        logger.info("adtarget-proxy keeps events in %s", Place.parse(settings.outbox))
+        if settings.consent is None:
+            logger.info("everybody is taken to have consented to tracking; set consent= where visitors are asked")
+        if not settings.secret_key and any(site.api_key is None for site in settings.all_sites):
+            logger.info(
+                "the state cookie's key is made here and kept with the outbox; several machines need secret_key set"
+            )
 
     def _keep(self, events: Iterable[Event]) -> None:
         for event in events:
@@ -247,6 +273,7 @@ class Tracker:
         click = click_plan(planned.facts, gate, self.rules, planned.page)
         if planned.click_cookies is None:  # a second invite of one request needs no second visit
             self._keep(click.before)
+            planned.is_kept = any(isinstance(event, Visit) for event in click.before)  # and a page needs no other
         request = Click(click.click, click.slug, click.fallback_url, deadline, click.known)
         return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
 

@@ -495,6 +495,30 @@ def test_a_view_that_asks_for_two_links_makes_one_visit(shell: Shell, wrap: Wrap
     assert sorted(event.kind for event in kept(app.tracker)) == ["invite", "invite", "visit"]
 
 
+def test_a_page_whose_view_asked_for_a_link_is_a_page_view_as_well(shell: Shell, wrap: Wrap) -> None:
+    view = replace(HTML, look=lambda tracking: tracking.invite("vip"))
+    app = wrap(view)
+    answer = shell.ask(app, KNOWN_PAGE)
+    assert sorted(event.kind for event in kept(app.tracker)) == ["invite", "visit"]
+    assert "adtarget_session_id" in answer.cookies
+    assert answer.all("cache-control") == ["private"]
+    assert app.tracker.counts()["invite-fallback"] == 1
+    assert app.tracker.counts()["tracked"] == 0
+
+
+def test_what_a_user_may_not_expect_is_said_once_and_without_a_key(
+    shell: Shell, wrap: Wrap, caplog: pytest.LogCaptureFixture
+) -> None:
+    app = wrap(HTML, quiet())
+    with caplog.at_level("INFO", "adtarget_proxy"):
+        for _ in range(3):
+            shell.ask(app, PAGE)
+    said = [record.getMessage() for record in caplog.records if record.levelname == "INFO"]
+    assert sum("memory://" in line for line in said) == 1
+    assert sum("consent" in line for line in said) == 1
+    assert "atk_live" not in caplog.text
+
+
 def test_a_redirect_view_may_answer_a_form(shell: Shell, wrap: Wrap) -> None:
     view = View("303 See Other", (("location", "/elsewhere"),), (), lambda tracking: tracking.invite("vip"))
     app = wrap(view)

@@ -60,7 +60,7 @@ def plan(facts: Facts, rules: Rules) -> Plan:
 
 def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
     """What becomes of the response. A second call with another response decides anew and changes nothing of the first."""
-    if planned.click_cookies is not None:
+    if planned.click_cookies is not None and not _is_page_view(planned, response):
         return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store", _CACHE_CONTROL)
     if planned.gate.reason is not None:
         if planned.gate.reason == "prefetch":
@@ -90,6 +90,11 @@ def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
         return Outcome("tracked", cookies, None, _NOTHING, events)
     cache_control, dropped = protected(headers)
     return Outcome("tracked", cookies, cache_control, dropped, events)
+
+
+def _is_page_view(planned: Plan, response: Response) -> bool:
+    """Whether a view that asked for an invite link showed it on a page of its own, in place of a redirect."""
+    return planned.page is not None and 200 <= response.status < 300 and is_page(response, planned.facts)
 
 
 def visit_of(
