@@ -9,7 +9,6 @@ import signal
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -138,7 +137,7 @@ def test_a_click_looks_into_living_journals_and_leaves_those_of_the_dead(tmp_pat
         outbox.append(visit(name))
     dead.close()
     assert Pump(own).living(1.0, until=time.monotonic() + 60) == 2
-    assert [each.event.id for each in own.store.waiting()] == ["fresh", "mine"]
+    assert {each.event.id for each in own.store.waiting()} == {"fresh", "mine"}
     assert Pump(own).living(1.0, until=time.monotonic()) == 0
     assert Pump(own).machine(1.0) == 1
     alive.close()
@@ -160,8 +159,9 @@ def test_a_big_journal_of_a_dead_process_keeps_no_click_waiting(
     url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
     dead, own = Outbox.open(url), Outbox.open(url)
     for n in range(30):
-        dead.append(replace(visit(f"left-{n}"), fields={"href": "h" * 300_000}))
+        dead.append(visit(f"left-{n}"))
     dead.close()
+    monkeypatch.setattr("adtarget_proxy.outbox.lines.CHUNK", 100)  # bytes: one event a batch
     put, order = own.store.put, list[str]()
 
     def click() -> int:
@@ -177,8 +177,8 @@ def test_a_big_journal_of_a_dead_process_keeps_no_click_waiting(
     clicks: list[Future[int]] = []
     monkeypatch.setattr(own.store, "put", put_and_tell)
     with ThreadPoolExecutor(1) as threads:
-        assert Pump(own).machine(1.0) == 30
-        assert clicks[0].result() == 1
+        moved = Pump(own).machine(1.0)
+        assert moved + clicks[0].result() == 31
     assert 0 < order.index("mine") < 30
     own.close()
 

@@ -323,6 +323,11 @@ def test_what_a_dead_process_held_is_free_again_at_its_place(store: Store) -> No
     assert ids(store) == ["a1"]
 
 
+def test_who_was_never_heard_of_is_silent(store: Store) -> None:
+    assert store.silent({ME, OTHER}) == {ME, OTHER}
+    assert store.silent(set()) == set()
+
+
 def test_a_dead_process_gives_its_flights_back(store: Store) -> None:
     assert store.begin_invite(A, "v", "vip", owner=OTHER, now=10) == (Flight.LEAD, None)
     assert store.owners() == {OTHER}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -251,6 +251,29 @@ class StoreMachine(RuleBasedStateMachine):
             assert self.store.purge(entry.id)
             self.settled.add(entry.id)
 
+    @rule(visitor=st.sampled_from(VISITORS))
+    def erase(self, visitor: str) -> None:
+        gone = [entry for entry in self.waiting + self.dead if entry.event.visitor == visitor]
+        assert self.store.erase(visitor, now=self.now) == len(gone)
+        self.settled.update(entry.id for entry in gone)
+        self.waiting = [entry for entry in self.waiting if entry not in gone]
+        self.dead = [entry for entry in self.dead if entry not in gone]
+        for account in ACCOUNTS:
+            self.gone_out.pop((account, visitor), None)
+
+    @rule(source=st.sampled_from(ACCOUNTS))
+    def adopt(self, source: str) -> None:
+        (target,) = set(ACCOUNTS) - {source}
+        queues = [self.queue(source, visitor) for visitor in VISITORS]
+        moved = [entry for queue in queues if not any(each.owner for each in queue) for entry in queue]
+        moved += [entry for entry in self.dead if entry.event.account == source]
+        assert self.store.adopt(source, target) == len(moved)
+        for entry in moved:
+            entry.event = replace(entry.event, account=target)
+        for visitor in VISITORS:
+            if any(entry in moved for entry in self.queue(target, visitor)):
+                self.changed((target, visitor))
+
     @rule(age=st.sampled_from([300, 600, 10_000]))
     def expire(self, age: int) -> None:
         old = [e for e in self.waiting if isinstance(e.event, Visit) and e.at < self.now - age and not e.owner]
@@ -271,6 +294,7 @@ class StoreMachine(RuleBasedStateMachine):
             assert (counts.waiting, counts.claimed, counts.dead) == (len(here) - held, held, dead)
         assert self.store.counts().sent == self.sent
         assert {letter.event.id for letter in self.store.dead_letters()} == {entry.id for entry in self.dead}
+        assert {each.event.id for each in self.store.waiting()} == {entry.id for entry in self.waiting}
         assert self.store.owners() == {entry.owner for entry in self.claimed()}
 
     def teardown(self) -> None:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from itertools import islice
 from typing import Any, TextIO
 
@@ -17,6 +16,7 @@ from rich.table import Table
 from adtarget_proxy.console.desk import NOBODY, Desk, PlainGroup, opened
 from adtarget_proxy.console.masking import masked_id
 from adtarget_proxy.console.records import STATES, Choice, record, state
+from adtarget_proxy.console.status import status_of
 from adtarget_proxy.delivery.pump import Pump
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import DeadLetter, DeadReason
@@ -92,7 +92,7 @@ def _choice(desk: Desk, given: dict[str, Any]) -> Choice:
 def status(url: str | None, as_json: bool) -> None:
     """How many events wait, are being sent, are dead and were sent, by account."""
     with opened(url) as desk:
-        told = _status(desk)
+        told = status_of(desk)
     if as_json:
         click.echo(json.dumps(told))
         return
@@ -109,39 +109,6 @@ def status(url: str | None, as_json: bool) -> None:
         console.print(
             "Events of an account that is not in these settings wait until it is, or: outbox adopt --from ACCOUNT"
         )
-
-
-def _status(desk: Desk) -> dict[str, Any]:
-    accounts = []
-    for account in sorted(desk.store.accounts() | set(desk.names)):
-        counts = desk.store.counts([account])
-        accounts.append(
-            {
-                "site": desk.name(account),
-                "account": account,
-                "waiting": counts.waiting,
-                "claimed": counts.claimed,
-                "dead": counts.dead,
-                "sent": counts.sent,
-            }
-        )
-    return {
-        "outbox": str(desk.outbox.place),
-        "accounts": accounts,
-        "lost": dict(desk.store.counts().lost),
-        "journals": _journals(desk),
-    }
-
-
-def _journals(desk: Desk) -> dict[str, int]:
-    """How many files there are, and how much of them is not in the store yet."""
-    segments, number, size = desk.outbox.segments, 0, 0
-    if segments is not None:
-        for name in segments.names():
-            number += 1
-            with suppress(FileNotFoundError):  # drained meanwhile
-                size += max(0, (segments.path / name).stat().st_size - desk.store.offset(name))
-    return {"files": number, "bytes": size}
 
 
 @outbox.command(name="list")

@@ -66,7 +66,7 @@ class Pump:
         if segments is None:
             return moved
         with self._faults():
-            for name in self._foreign(segments):
+            for name in sorted(self._foreign(segments), key=segments.written_at, reverse=True):
                 moved += self._peek(segments, name, now, until)
         return moved
 

@@ -120,6 +120,7 @@ local function stand(id, q, kind, worth, at, seq)
   call('HINCRBY', key('m:', q), 'w' .. worth, 1)
 end
 
+-- At the end of its queue; the caller counts it.
 local function enqueue(id, account, visitor, kind, worth, at, nb, body, fbp)
   local q, seq = account .. '\0' .. visitor, call('INCR', key('seq'))
   call('HSET', key('e:', id), 'q', q, 'account', account, 'kind', kind, 'worth', worth, 'class', worth, 'at', at,
@@ -129,8 +130,13 @@ local function enqueue(id, account, visitor, kind, worth, at, nb, body, fbp)
   call('ZADD', key('age:', kind), at, id)
   if kind == 'visit' and num(worth) == PLAIN then call('ZADD', key('patient'), at, id) end
   stand(id, q, kind, worth, at, seq)
-  tally(account, 'waiting', 1)
-  place(q)
+  if call('ZCARD', key('q:', q)) > 1 then
+    place(q)
+  elseif num(nb) ~= 0 then
+    place_at(q, key('asleep:', account), q, nb)
+  else
+    place_at(q, key('ready:', account, ':', worth), string.format('%016d', seq) .. q, at)
+  end
 end
 
 local function mark(id, owner)
@@ -252,16 +258,18 @@ function commands.put(now, bound, journal, offset)
     if num(call('HGET', key('journals'), journal) or '0') >= num(offset) then return {0, 0} end
     call('HSET', key('journals'), journal, offset)
   end
-  local new = 0
+  local new, standing = 0, {}
   for n = 6, #ARGV, 9 do
     local id, account, visitor, kind, at, fbp = ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3], ARGV[n + 5], ARGV[n + 8]
     if not known(id) then
       new = new + 1
       if kind ~= 'fbp-update' or not absorbed(id, account .. '\0' .. visitor, at, fbp, now) then
         enqueue(id, account, visitor, kind, ARGV[n + 4], at, ARGV[n + 6], ARGV[n + 7])
+        standing[account] = (standing[account] or 0) + 1
       end
     end
   end
+  for account, number in pairs(standing) do tally(account, 'waiting', number) end
   return {new, new > 0 and shed(num(bound)) or 0}
 end
 
@@ -494,6 +502,7 @@ function commands.replay(id, now)
   if not d[1] then return 0 end
   unbury(id)
   enqueue(id, d[2], string.sub(d[1], #d[2] + 2), d[3], d[4], now, d[5], d[6], d[7])
+  tally(d[2], 'waiting', 1)
   return 1
 end
 

@@ -67,6 +67,13 @@ class Segments:
             (name for name in found if name.endswith(SUFFIX)), key=lambda name: (owner_of(name), len(name), name)
         )
 
+    def written_at(self, name: str) -> float:
+        """When a file was last written to, in Unix seconds; 0.0 where it is gone."""
+        try:
+            return (self.path / name).stat().st_mtime
+        except FileNotFoundError:
+            return 0.0
+
     def lock(self, name: str) -> int | None:
         """The descriptor of a file whose process is gone, now locked by the caller; None where it lives or the file is gone."""
         fd = self.open(name)
