@@ -36,7 +36,8 @@ COOKIE = SIGNER.dump(STATE)
         COOKIE[:-1],
         COOKIE[:-2] + ("AA" if not COOKIE.endswith("AA") else "BB"),
         COOKIE.replace(FBP, FBP[:-1] + "9"),
-        COOKIE.replace("=fb&", "=xy&"),
+        COOKIE.replace("!1700000000!", "!1700000001!"),  # another time of issue
+        COOKIE.replace("!bGh0", "!bGh1"),  # another landing page
         COOKIE + "x",
         COOKIE.rpartition(".")[0],
         StateSigner(["another-key-of-16"]).dump(STATE),

@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from fnmatch import translate
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
-from uuid import UUID
 
 from adtarget_proxy.settings import Account, InviteRoute, Settings, Site
 from adtarget_proxy.tracking.address import Origin, origin_reader
@@ -193,7 +192,9 @@ class Rules:
 
     def new_uuid(self) -> str:
         """A random UUID (version 4)."""
-        return str(UUID(bytes=self.entropy(16), version=4))
+        digits = self.entropy(16).hex()
+        variant = "89ab"[int(digits[16], 16) & 3]  # RFC 9562, 5.4
+        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
 
     def _slug(self, path: str) -> str | None:
         if not path.startswith(self._before_slug) or not path.endswith(self._after_slug):

@@ -2,23 +2,24 @@
 
 It holds the ``_fbp`` last reported, when the cookies were last issued, and the last touch (UTMs, click ids, landing page), bound to
 the ``tempId``: signed by itsdangerous, HttpOnly, at most 1.5 KB. One compact string,
-``<tempId>!<issued, ten digits>!<touched>!<touch, url-encoded>!<fbp>``: what a returning page needs can be read without checking the
+``<tempId>!<issued, ten digits>!<touched>!<touch, base64>!<fbp>``: what a returning page needs can be read without checking the
 signature, which is checked wherever the content is trusted.
 """
 
 from __future__ import annotations
 
 import hashlib
+from base64 import urlsafe_b64decode, urlsafe_b64encode
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import NamedTuple
-from urllib.parse import parse_qsl, quote
 
 from itsdangerous import BadSignature, Signer
 
 MAX_SIZE = 1500
 TOUCH_MAX_AGE = 7_776_000  # 90 days
 _SEPARATOR = "!"
+_UNIT = "\x1f"  # ASCII's unit separator: between the touch's fields, which hold no control character
 _MAX_VALUE = 200
 # the touch's fields, each by one letter in the cookie
 _LETTERS = {
@@ -79,12 +80,12 @@ class StateSigner:
     def dump(self, state: State) -> str:
         """The cookie's value, at most 1.5 KB: the landing page is trimmed first, then the rest of the touch."""
         touch = {name: value[: None if name == "landing_page" else _MAX_VALUE] for name, value in state.touch.items()}
-        text = self._text(replace(state, touch=touch))
+        text = self._text(state, touch)
         landing = touch.get("landing_page", "")
         while len(text) > MAX_SIZE and landing:
-            landing = landing[: max(len(landing) - (len(text) - MAX_SIZE) // 3 - 1, 0)]
-            text = self._text(replace(state, touch={**touch, "landing_page": landing}))
-        return text if len(text) <= MAX_SIZE else self._text(replace(state, touch={}))
+            landing = landing[: max(len(landing) - (len(text) - MAX_SIZE) * 3 // 4 - 1, 0)]
+            text = self._text(state, {**touch, "landing_page": landing})
+        return text if len(text) <= MAX_SIZE else self._text(state, {})
 
     def load(self, cookie: str | None, temp_id: str | None) -> State | None:
         """The state where the signature holds and it is this visitor's, else None. Never raises."""
@@ -97,12 +98,14 @@ class StateSigner:
         owner, issued, touched, touch, fbp = text.split(_SEPARATOR, 4)
         if owner != temp_id:
             return None
-        fields = {_FIELDS[key]: value for key, value in parse_qsl(touch) if key in _FIELDS}
+        units = urlsafe_b64decode(touch).decode().split(_UNIT)
+        fields = {_FIELDS[unit[0]]: unit[1:] for unit in units if unit and unit[0] in _FIELDS}
         return State(owner, fbp or None, int(issued), int(touched), fields)
 
-    def _text(self, state: State) -> str:
-        touch = "&".join(f"{_LETTERS[name]}={quote(value, safe='')}" for name, value in state.touch.items() if value)
-        text = _SEPARATOR.join((state.temp_id, f"{state.issued:010d}", str(state.touched), touch, state.fbp or ""))
+    def _text(self, state: State, touch: Mapping[str, str]) -> str:
+        units = _UNIT.join([_LETTERS[name] + value.replace(_UNIT, "") for name, value in touch.items() if value])
+        encoded = urlsafe_b64encode(units.encode("utf-8", "replace")).decode()
+        text = f"{state.temp_id}!{state.issued:010d}!{state.touched}!{encoded}!{state.fbp or ''}"
         return self._signer.sign(text).decode("ascii")
 
 
