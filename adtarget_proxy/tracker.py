@@ -112,17 +112,17 @@ class Tracker:
         """The answer to a request that the package takes over; blocks for ``invite_timeout`` at most."""
         begun = self._begin(planned, planned.gate, CLICKS_UNDER_WSGI)
         if isinstance(begun, Reply):
-            return begun
+            return self._explained(planned, begun)
         click, call = begun
-        return self._redirect(planned, click, call.wait())
+        return self._explained(planned, self._redirect(planned, click, call.wait()))
 
     async def answer_async(self, planned: Plan) -> Reply:
         """``answer`` for the ASGI shell."""
         begun = self._begin(planned, planned.gate, CLICKS_UNDER_ASGI)
         if isinstance(begun, Reply):
-            return begun
+            return self._explained(planned, begun)
         click, call = begun
-        return self._redirect(planned, click, await call.wait_async())
+        return self._explained(planned, self._redirect(planned, click, await call.wait_async()))
 
     def unplanned(self, method: str, path: str) -> Plan:
         """The plan of a request that ``plan`` has failed on: nothing is tracked, and the app finds nobody in it."""
@@ -285,6 +285,12 @@ class Tracker:
         self._note(planned, answer.reason)
         planned.click_cookies = click.cookies
         return answer.url
+
+    def _explained(self, planned: Plan, reply: Reply) -> Reply:
+        """With ``debug`` the reason is in our own answers too."""
+        if not self.settings.debug or planned.reason is None:
+            return reply
+        return Reply(reply.status, (*reply.headers, ("X-Adtarget-Reason", planned.reason)))
 
     def _note(self, planned: Plan, reason: Reason) -> None:
         planned.reason = reason

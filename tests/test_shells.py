@@ -200,6 +200,20 @@ def test_debug_says_the_reason_in_a_header(shell: Shell, wrap: Wrap) -> None:
     assert said["GPC"] == ["gpc"]
 
 
+@pytest.mark.parametrize(
+    ("request_", "reason"),
+    [
+        (CLICK, "invite-fallback"),
+        (CLICK.having(user_agent="Googlebot/2.1"), "bot"),
+        (CLICK.having(sec_gpc="1"), "gpc"),
+        (CLICK.having(sec_purpose="prefetch"), "prefetch"),
+    ],
+)
+def test_debug_says_the_reason_of_a_click_in_a_header(shell: Shell, wrap: Wrap, request_: Request, reason: str) -> None:
+    assert shell.ask(wrap(settings=quiet(debug=True)), request_).all("x-adtarget-reason") == [reason]
+    assert shell.ask(wrap(), request_).all("x-adtarget-reason") == []
+
+
 ANY_TEXT = st.text(st.characters(max_codepoint=255), max_size=60)
 ANY_COOKIE = st.lists(
     st.tuples(st.sampled_from([*OURS, "adtarget_optout", "other"]), ANY_TEXT | st.just(KNOWN_STATE)), max_size=6
