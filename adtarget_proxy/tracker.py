@@ -7,21 +7,17 @@ own to answer.
 from __future__ import annotations
 
 import itertools
-import logging
-import sys
 import time
-import traceback
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from contextlib import suppress
 from copy import copy
-from dataclasses import dataclass
 from typing import Any
 
 from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
 from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
+from adtarget_proxy.notices import Notices
 from adtarget_proxy.outbox import Outbox
-from adtarget_proxy.outbox.place import Place
+from adtarget_proxy.reply import REFUSED, Reply, redirect_to
 from adtarget_proxy.request import Tracking
 from adtarget_proxy.settings import InviteRoute, Settings, Site
 from adtarget_proxy.tracking.audience import is_granted, is_machine
@@ -37,21 +33,11 @@ from adtarget_proxy.tracking.visit import Outcome, Plan, finish, plan
 
 __all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking", "decides"]
 
-logger = logging.getLogger("adtarget_proxy")
-
 CLICKS_UNDER_ASGI = 64
 CLICKS_UNDER_WSGI = 4
 _LENT = ("fbp", "fbc", "client_ip", "user_agent")
 
 After = Callable[[Callable[[], None]], object]  # calls what it is given when its time has come, or never
-
-
-@dataclass(frozen=True, slots=True)
-class Reply:
-    """A response of our own, without a body."""
-
-    status: int
-    headers: tuple[tuple[str, str], ...]
 
 
 class Tracker:
@@ -69,22 +55,21 @@ class Tracker:
         self.outbox = Outbox.open(self.settings.outbox)
         self.delivery = Delivery(self.settings, self.outbox)
         self._tally = {reason: itertools.count() for reason in REASONS}
-        self._said: set[str] = set()
-        self._introduced = False
+        self.notices = Notices()
         self._refuses_prefetch = self.settings.prefetch == "refuse"
 
     # -- what a shell calls ----------------------------------------------------------------------------------------------------
 
     def plan(self, facts: Facts) -> Plan:
         """What the request alone decides, with the ids of a page's visitor."""
-        if not self._introduced:
-            self._introduce()
+        if not self.notices.is_introduced:
+            self.notices.introduce(self.settings)
         self.delivery.start()
         planned = plan(facts, self.rules)
         if planned.reason is not None:
             next(self._tally[planned.reason])
         elif planned.gate.origin is not None and planned.gate.origin.hint:
-            self._hint_at_proxy(planned.facts)
+            self.notices.untrusted_proxy(planned.facts.peer)
         return planned
 
     def takes_over(self, planned: Plan) -> bool:
@@ -133,7 +118,7 @@ class Tracker:
         """The fallback of an invite route, for when something of ours has failed; None where the request is not for one."""
         facts = planned.facts
         url = self.rules.fallback_for(facts.path) if facts.method in ("GET", "HEAD") else None
-        return _redirect_to(url) if url else None
+        return redirect_to(url) if url else None
 
     def fault(self, where: str, planned: Plan | None = None) -> None:
         """Note the fault of our own that is being handled: where it was the first time, then only counted. Never raises.
@@ -143,16 +128,7 @@ class Tracker:
         if planned is not None and planned.reason is None:
             planned.reason = "error"
             next(self._tally["error"])
-        if where not in self._said:
-            self._said.add(where)
-            with suppress(Exception):  # a log handler of the app's may
-                kind, _, trace = sys.exc_info()
-                logger.error(
-                    "adtarget-proxy failed in %s (%s); the app's response is not affected. Said once.\n%s",
-                    where,
-                    kind.__name__ if kind else "no exception",
-                    "".join(traceback.format_tb(trace)).rstrip(),
-                )
+        self.notices.fault(where)
 
     # -- what the app calls, through Tracking ----------------------------------------------------------------------------------
 
@@ -222,8 +198,8 @@ class Tracker:
 
     def start(self) -> None:
         """Start sending in this process; the first request does it too."""
-        if not self._introduced:
-            self._introduce()
+        if not self.notices.is_introduced:
+            self.notices.introduce(self.settings)
         self.delivery.start()
 
     @property
@@ -243,20 +219,6 @@ class Tracker:
 
     # -- inside ----------------------------------------------------------------------------------------------------------------
 
-    def _introduce(self) -> None:
-        """Say once what a user may not expect: where events are kept, and whom the settings take to have agreed."""
-        self._introduced = True
-        settings = self.settings
-        if settings.mode == "off":
-            return
-        logger.info("adtarget-proxy keeps events in %s", Place.parse(settings.outbox))
-        if settings.consent is None:
-            logger.info("everybody is taken to have consented to tracking; set consent= where visitors are asked")
-        if not settings.secret_key and any(site.api_key is None for site in settings.all_sites):
-            logger.info(
-                "the state cookie's key is made here and kept with the outbox; several machines need secret_key set"
-            )
-
     def _keep(self, events: Iterable[Event]) -> None:
         for event in events:
             self.outbox.append(event)
@@ -266,10 +228,10 @@ class Tracker:
         """Start the ladder of a click that counts; any other gets its answer at once."""
         deadline = time.monotonic() + self.settings.invite_timeout
         if gate.reason == "prefetch":
-            return Reply(503, (("Cache-Control", "no-store"), ("Content-Length", "0")))
+            return REFUSED
         fallback = gate.route.fallback_url if gate.route else None
         if gate.reason is not None or fallback is None:
-            return _redirect_to(fallback or "/")
+            return redirect_to(fallback or "/")
         click = click_plan(planned.facts, gate, self.rules, planned.page)
         if planned.click_cookies is None:  # a second invite of one request needs no second visit
             self._keep(click.before)
@@ -279,7 +241,7 @@ class Tracker:
 
     def _redirect(self, planned: Plan, click: ClickPlan, answer: Answer) -> Reply:
         self._note(planned, answer.reason)
-        return _redirect_to(answer.url, click.cookies)
+        return redirect_to(answer.url, click.cookies)
 
     def _lend(self, planned: Plan, click: ClickPlan, answer: Answer) -> str:
         self._note(planned, answer.reason)
@@ -290,7 +252,7 @@ class Tracker:
         """With ``debug`` the reason is in our own answers too."""
         if not self.settings.debug or planned.reason is None:
             return reply
-        return Reply(reply.status, (*reply.headers, ("X-Adtarget-Reason", planned.reason)))
+        return reply.having("X-Adtarget-Reason", planned.reason)
 
     def _note(self, planned: Plan, reason: Reason) -> None:
         planned.reason = reason
@@ -342,42 +304,6 @@ class Tracker:
         if site.api_key:
             return (derived_key(site.api_key),)
         return (self.outbox.secret(),)
-
-    def _hint_at_proxy(self, facts: Facts) -> None:
-        if "proxy" in self._said:
-            return
-        self._said.add("proxy")
-        peer = facts.peer or ""
-        word = (
-            "unix"
-            if peer in ("", "unix")
-            else "127.0.0.0/8"
-            if peer.startswith("127.")
-            else "::1"
-            if peer == "::1"
-            else None
-        )
-        line = word or (
-            "10.0.0.0/8" if peer.startswith("10.") else "172.16.0.0/12" if peer.startswith("172.") else "192.168.0.0/16"
-        )
-        logger.warning(
-            "A proxy in front sends X-Forwarded-For, but none is trusted: visitors' addresses are not reported. "
-            'If the proxy is yours, set trusted_proxies (ADTARGET_TRUSTED_PROXIES="%s").',
-            line,
-        )
-
-
-def _redirect_to(url: str, cookies: Sequence[str] = ()) -> Reply:
-    """302 to an invite: not stored, not indexed, and the channel does not learn where the visitor came from."""
-    headers = [
-        ("Location", url),
-        ("Cache-Control", "private, no-store"),
-        ("X-Robots-Tag", "noindex"),
-        ("Referrer-Policy", "no-referrer"),
-        ("Content-Length", "0"),
-    ]
-    headers.extend(("Set-Cookie", cookie) for cookie in cookies)
-    return Reply(302, tuple(headers))
 
 
 def _fallback(gate: Gate) -> str:

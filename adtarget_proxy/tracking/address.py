@@ -23,7 +23,17 @@ _MAX_REMEMBERED = 500  # characters of a chain of them
 # what is nobody's address on the internet: RFC 1918, CGNAT (RFC 6598), ULA (RFC 4193); loopback and the like the library knows
 _PRIVATE = tuple(
     ipaddress.ip_network(text)
-    for text in ("10.0.0.0/8", "172.16.0.0/12", "192.168.0.0/16", "100.64.0.0/10", "fc00::/7")
+    for text in (
+        "127.0.0.0/8",
+        "10.0.0.0/8",
+        "172.16.0.0/12",
+        "192.168.0.0/16",
+        "100.64.0.0/10",
+        "169.254.0.0/16",
+        "::1/128",
+        "fc00::/7",
+        "fe80::/10",
+    )
 )
 # RFC 7239: token = token or quoted string; pairs by ";", elements by ","
 _PAIR = re.compile(r'\s*([!#$%&\'*+.^_`|~0-9A-Za-z-]+)=(?:"((?:[^"\\]|\\.)*)"|([!#$%&\'*+.^_`|~0-9A-Za-z-]*))\s*')
@@ -81,9 +91,19 @@ def _read_address(text: str) -> Address | None:
 
 
 def _is_public(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> bool:
-    if address.is_loopback or address.is_link_local or address.is_multicast or address.is_unspecified:
-        return False
-    return not any(address.version == network.version and address in network for network in _PRIVATE)
+    return not (address.is_multicast or address.is_unspecified) and _private_network(address) is None
+
+
+def private_network(text: str) -> str | None:
+    """The private network that an address is in, as ``trusted_proxies`` takes it; None for a public one, or none at all."""
+    address = read_address(text)
+    network = _private_network(ipaddress.ip_address(address.text)) if address else None
+    return str(network) if network else None
+
+
+def _private_network(address: ipaddress.IPv4Address | ipaddress.IPv6Address) -> _Network | None:
+    """Loopback, RFC 1918, CGNAT, link-local and ULA (design: "Addresses")."""
+    return next((network for network in _PRIVATE if address.version == network.version and address in network), None)
 
 
 def truncated(text: str) -> str:

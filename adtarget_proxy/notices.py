@@ -1,0 +1,70 @@
+"""What a process says in the log, each once: how it is set up, a proxy that nobody trusts, a fault of our own.
+
+No line holds a key, a visitor's address or what an exception says. A log handler of the app's that fails is no fault of ours.
+"""
+
+from __future__ import annotations
+
+import logging
+import sys
+import traceback
+from contextlib import suppress
+
+from adtarget_proxy.outbox.place import Place
+from adtarget_proxy.settings import Settings
+from adtarget_proxy.tracking.address import UNIX, private_network
+
+_log = logging.getLogger("adtarget_proxy")
+
+
+class Notices:
+    """Says a thing once; every method may be called as often as one likes, and never raises."""
+
+    def __init__(self) -> None:
+        self.is_introduced = False
+        self._said: set[str] = set()
+
+    def introduce(self, settings: Settings) -> None:
+        """What a user may not expect: where events are kept, and whom the settings take to have agreed."""
+        self.is_introduced = True
+        if settings.mode == "off":
+            return
+        with suppress(Exception):
+            _log.info("adtarget-proxy keeps events in %s", Place.parse(settings.outbox))
+            if settings.consent is None:
+                _log.info("everybody is taken to have consented to tracking; set consent= where visitors are asked")
+            if not settings.secret_key and any(site.api_key is None for site in settings.all_sites):
+                _log.info(
+                    "the state cookie's key is made here and kept with the outbox; several machines need secret_key set"
+                )
+
+    def untrusted_proxy(self, peer: str | None) -> None:
+        """The line to paste, where a private peer brings X-Forwarded-For: the network it is in, not its address."""
+        if not self._is_first("proxy"):
+            return
+        network = UNIX if peer in (None, "", UNIX) else private_network(peer)
+        with suppress(Exception):
+            _log.warning(
+                "A proxy in front sends X-Forwarded-For, but none is trusted: visitors' addresses are not reported. "
+                'If the proxy is yours, set trusted_proxies (ADTARGET_TRUSTED_PROXIES="%s").',
+                network or "its network",
+            )
+
+    def fault(self, where: str) -> None:
+        """The fault of our own that is being handled: its type and frames, for what it says may quote an address or a payload."""
+        if not self._is_first(where):
+            return
+        with suppress(Exception):
+            kind, _, trace = sys.exc_info()
+            _log.error(
+                "adtarget-proxy failed in %s (%s); the app's response is not affected. Said once.\n%s",
+                where,
+                kind.__name__ if kind else "no exception",
+                "".join(traceback.format_tb(trace)).rstrip(),
+            )
+
+    def _is_first(self, what: str) -> bool:
+        if what in self._said:
+            return False
+        self._said.add(what)
+        return True
