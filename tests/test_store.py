@@ -508,6 +508,28 @@ def test_a_hold_empties_the_bucket_for_all_until_then(store: Store) -> None:
     assert take(store, 110.2) > 0
 
 
+def test_a_clock_that_goes_back_does_not_stop_the_bucket(store: Store) -> None:
+    assert [take(store, 10_000) for _ in range(50)] == [0.0] * 50
+    assert take(store, 6_400) == pytest.approx(0.2)  # an hour back: empty as it was
+    assert take(store, 6_400.2) == 0.0
+    assert store.level(A, now=6_410.2, rate=5, burst=50) == pytest.approx(50)
+
+
+def test_a_clock_a_moment_behind_gets_no_more_for_it(store: Store) -> None:
+    assert [take(store, 100) for _ in range(50)] == [0.0] * 50
+    assert take(store, 99) == pytest.approx(0.2)
+    assert take(store, 100.2) == 0.0
+    assert take(store, 99.2) > 0
+
+
+def test_a_hold_of_another_clock_ends_with_the_longest_there_is(store: Store) -> None:
+    store.hold(A, until=20_000)
+    assert take(store, 10_000) == pytest.approx(0.2)
+    assert take(store, 10_000.2) == 0.0
+    store.hold(B, until=13_600)
+    assert take(store, 10_000, account=B) == pytest.approx(3_600)
+
+
 # -- looking after ---------------------------------------------------------------------------------------------------------
 
 

@@ -431,6 +431,17 @@ local function bucket(account, tokens, at)
   return num(b[1] or tokens), num(b[2] or at), num(b[3] or '0')
 end
 
+-- The bucket as this clock sees it: one that a clock ahead of it has kept would not refill until that time comes again.
+local function here(at, hold, now)
+  if hold - now > 3605 then return now, 0 end
+  if now >= hold and at - now > 5 then return now, hold end
+  return at, hold
+end
+
+local function keep_bucket(account, tokens, at, hold)
+  call('HSET', key('b:', account), 'tokens', exact(tokens), 'at', exact(at), 'until', exact(hold))
+end
+
 local function level(tokens, at, hold, now, rate, burst)
   if now < hold then return 0 end
   return math.min(burst, tokens + math.max(0, now - at) * rate)
@@ -438,13 +449,15 @@ end
 
 -- As outbox/bucket.py says it.
 function commands.take(account, now, rate, burst, reserve)
-  local tokens, at, hold = bucket(account, burst, now)
+  local tokens, kept, held = bucket(account, burst, now)
   now, rate, burst = num(now), num(rate), num(burst)
+  local at, hold = here(kept, held, now)
+  if at ~= kept or hold ~= held then keep_bucket(account, tokens, at, hold) end
   if now < hold then return exact(hold - now) end
   tokens = level(tokens, at, hold, now, rate, burst)
   local wanted = 1 + math.min(math.max(0, num(reserve)), math.max(0, burst - 1))
   if tokens + 1e-9 < wanted then return exact((wanted - tokens) / rate) end
-  call('HSET', key('b:', account), 'tokens', exact(math.max(0, tokens - 1)), 'at', exact(math.max(now, at)), 'until', exact(hold))
+  keep_bucket(account, math.max(0, tokens - 1), math.max(now, at), hold)
   return '0'
 end
 
@@ -454,7 +467,8 @@ function commands.hold(account, hold)
 end
 
 function commands.level(account, now, rate, burst)
-  local tokens, at, hold = bucket(account, burst, now)
+  local tokens, kept, held = bucket(account, burst, now)
+  local at, hold = here(kept, held, num(now))
   return exact(level(tokens, at, hold, num(now), num(rate), num(burst)))
 end
 

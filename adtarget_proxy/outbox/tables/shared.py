@@ -31,8 +31,9 @@ def end_invite(db: Connection, key: Key, *, link: str | None, now: float) -> Non
 
 def take(db: Connection, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
     """See ``Store.take``."""
-    bucket, wait = (bucket_of(db, account) or Bucket(burst, now)).take(now=now, rate=rate, burst=burst, reserve=reserve)
-    if not wait:
+    before = bucket_of(db, account) or Bucket(burst, now)
+    bucket, wait = before.take(now=now, rate=rate, burst=burst, reserve=reserve)
+    if bucket is not before:
         keep_bucket(db, account, bucket)
     return wait
 
