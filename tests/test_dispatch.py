@@ -223,3 +223,17 @@ def test_nothing_personal_and_no_key_is_logged(box: Sandbox, tmp_path: Path, cap
     assert "dead letter" in caplog.text
     for word in ("203.0.113.77", "Secret/1.0", box.api_key, "shop.test"):
         assert word not in caplog.text
+
+
+def test_events_of_another_account_are_kept_and_said_once(
+    box: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with world(box, tmp_path) as it, caplog.at_level(logging.WARNING, "adtarget_proxy"):
+        it.append(*(replace(it.visit(), account="0123456789abcdef") for _ in range(3)), it.visit())
+        it.delivery.start()
+        until(lambda: "0123456789abcdef" in caplog.text)
+        until(lambda: len(box.events("visit")) == 1)
+        it.append(replace(it.visit(), account="fedcba9876543210"))
+        until(lambda: "fedcba9876543210" in caplog.text)  # two looks later
+        assert it.outbox.store.counts(["0123456789abcdef"]).waiting == 3
+    assert caplog.text.count("0123456789abcdef") == 1

@@ -50,6 +50,8 @@ class Office:
         self._moving = False
         self._stop = threading.Event()
         self._said: dict[str, float] = {}
+        self._strangers: set[str] = set()  # other accounts with waiting events, as of the last look
+        self._named: set[str] = set()
         accounts = accounts_of(settings)
         opener = _dry_run if settings.mode == "dry-run" else client_of
         self.lines = {
@@ -181,7 +183,25 @@ class Office:
 
     def _tidy(self) -> int:
         self._registry.catch_up()
-        return self._outbox.store.expire(now=time.time(), max_age=self._max_age)
+        expired = self._outbox.store.expire(now=time.time(), max_age=self._max_age)
+        self._tell_of_strangers()
+        return expired
+
+    def _tell_of_strangers(self) -> None:
+        """Events of an account that is not in these settings (a key that was put right, say) are kept, and said once.
+
+        Seen twice in a row: another app that shares the outbox sends its own meanwhile.
+        """
+        store = self._outbox.store
+        waiting = {account for account in store.accounts() - self.lines.keys() if store.counts([account]).waiting}
+        for account in (waiting & self._strangers) - self._named:
+            self._named.add(account)
+            _log.warning(
+                "events wait for account %s, which these settings do not have: they are kept, "
+                "and go out by whoever has its key; adtarget-proxy outbox adopt moves them to another",
+                account,
+            )
+        self._strangers = waiting
 
     def _tried(self, task: Callable[[], int]) -> int:
         """The clerk outlives every fault, and says it once a minute."""
