@@ -7,7 +7,6 @@ key, an address or a payload.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import ClassVar
 
 
 class AdTargetError(Exception):
@@ -148,23 +147,21 @@ class ApiDisabled(ServerError):
     status, code = 503, "API_DISABLED"
 
 
-class ByCode:
-    """The documented codes, and the class that answers to each."""
-
-    classes: ClassVar[dict[str, type[ApiError]]] = {
-        cls.code: cls
-        for cls in (
-            InvalidPayload,
-            AuthRequired,
-            InvalidKey,
-            RevokedKey,
-            SubscriptionInactive,
-            ChannelNotFound,
-            ConversionNotFound,
-            LeadNotFound,
-            RateLimited,
-            InternalError,
-            ApiDisabled,
-        )
-        if cls.code
-    }
+# The documented codes, and the class that answers to each.
+BY_CODE: dict[str, type[ApiError]] = {
+    cls.code: cls
+    for cls in (
+        InvalidPayload,
+        AuthRequired,
+        InvalidKey,
+        RevokedKey,
+        SubscriptionInactive,
+        ChannelNotFound,
+        ConversionNotFound,
+        LeadNotFound,
+        RateLimited,
+        InternalError,
+        ApiDisabled,
+    )
+    if cls.code
+}

@@ -282,9 +282,9 @@ class TestWhatIsRead:
 
 
 class TestErrors:
-    @pytest.mark.parametrize("code", sorted(errors.ByCode.classes))
+    @pytest.mark.parametrize("code", sorted(errors.BY_CODE))
     def test_each_documented_code_has_its_class(self, face: str, surface: dict[str, str], code: str) -> None:
-        kind = errors.ByCode.classes[code]
+        kind = errors.BY_CODE[code]
         status = kind.status or 0
         with HostileServer([answer(status, {"error": {"code": code, "message": AGENT}}, Retry_After="7")]) as server:
             outcomes = run(face, server, surface, *TRACKING)

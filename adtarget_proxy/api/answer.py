@@ -15,9 +15,9 @@ from typing import Any, TypeVar
 
 from adtarget_proxy.api.results import InviteResult, Result
 from adtarget_proxy.errors import (
+    BY_CODE,
     ApiError,
     AuthError,
-    ByCode,
     InvalidPayload,
     NotFound,
     RateLimited,
@@ -98,7 +98,7 @@ def _error(answer: Answer, now: float) -> ApiError:
     code = told.get("code") if isinstance(told, dict) else None
     if not isinstance(code, str) or not _CODE.fullmatch(code):
         code = None
-    kind = ByCode.classes.get(code or "")
+    kind = BY_CODE.get(code or "")
     if kind is None or kind.status != status:  # the status decides: a code that contradicts it is no documented answer
         kind = _BY_STATUS.get(status, ServerError if 500 <= status < 600 else UnexpectedAnswer)
     message = f"AdTarget answered {status}" + (f" {code}" if code else "")

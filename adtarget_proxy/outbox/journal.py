@@ -17,10 +17,10 @@ from contextlib import suppress
 from dataclasses import dataclass
 from os import write
 from time import monotonic, perf_counter
-from zlib import crc32
 
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox.detour import Detour, Full
+from adtarget_proxy.outbox.lines import frame
 from adtarget_proxy.outbox.segments import SUFFIX, Segments, owner_of
 from adtarget_proxy.tracking.events import Event
 
@@ -65,8 +65,7 @@ class Journal:
 
     def append(self, event: Event) -> None:
         """Write one event. Raises nothing for a disk's fault: memory takes the line, or it is counted in ``lost``."""
-        body = event.encode().encode()
-        line = b"%08x %b\n" % (crc32(body), body)
+        line = frame(event.encode().encode())
         if self._aside is not None and self._aside.put(line):
             return
         began = perf_counter()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import NamedTuple
@@ -65,9 +65,6 @@ class Geo:
     country: str | None = None
     region: str | None = None
     city: str | None = None
-
-
-GeoReader = Callable[[str], Geo | None]
 
 
 def public_host(text: str | None) -> str | None:
