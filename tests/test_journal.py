@@ -33,7 +33,7 @@ def segments(tmp_path: Path) -> Segments:
 
 @pytest.fixture
 def own(segments: Segments) -> Iterator[Journal]:
-    journal = Journal(segments)
+    journal = Journal(segments, slow=60.0)
     yield journal
     journal.close()
 

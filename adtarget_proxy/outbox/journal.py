@@ -68,14 +68,14 @@ class Journal:
         line = frame(event.encode().encode())
         if self._aside is not None and self._aside.put(line):
             return
-        began = perf_counter()
+        began, fd = perf_counter(), self._fd
         try:
-            written = write(self._fd, line)
+            written = write(fd, line)
         except OSError as error:
-            self._stumble(line, f"fails ({error.strerror})")
+            self._stumble(fd, line, f"fails ({error.strerror})")
             return
         if written != len(line):
-            self._stumble(line, "is full")
+            self._go_round_with(line, "is full")
             return
         self._size += written
         if perf_counter() - began > self._slow:
@@ -188,9 +188,9 @@ class Journal:
 
     # -- what is not the rule --------------------------------------------------------------------------------------------
 
-    def _stumble(self, line: bytes, reason: str) -> None:
-        """A write failed: there is no file yet, or the line is left to memory and a thread."""
-        if self._fd < 0:
+    def _stumble(self, fd: int, line: bytes, reason: str) -> None:
+        """A write to ``fd`` failed: there was no file yet, or another thread has opened one since, or the disk refuses."""
+        if fd < 0 or fd != self._fd:
             try:
                 quick = self._write_late(line)
             except OSError as error:
@@ -199,6 +199,10 @@ class Journal:
                 if not quick:
                     self._go_round("is slow")
                 return
+        self._go_round_with(line, reason)
+
+    def _go_round_with(self, line: bytes, reason: str) -> None:
+        """The line is left to memory and a thread."""
         if self._go_round(reason, line):
             return
         try:
