@@ -13,6 +13,7 @@ from typing import Any
 
 from asgiref.typing import ASGI3Application, ASGIReceiveCallable, ASGISendCallable, Scope
 
+from adtarget_proxy.rescue import rescued
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking, decides
 
@@ -47,7 +48,7 @@ class AdTargetMiddleware:
             elif tracker.watches(planned):
                 send = self._finishing(send, planned)
         except Exception:
-            reply = self._rescue(scope, planned)
+            reply = self._rescued(scope, planned)
         if reply is None:
             await self.app(scope, receive, send)
         else:
@@ -95,18 +96,11 @@ class AdTargetMiddleware:
             with suppress(Exception):
                 self.tracker.fault(name)
 
-    def _rescue(self, scope: Any, planned: Plan | None) -> Reply | None:
-        """What a request gets that something of ours has failed on: an invite route its fallback, any other the app."""
-        tracker = self.tracker
-        with suppress(Exception):
-            tracker.fault("request" if planned else "plan", planned)
-        try:
-            if planned is None:
-                planned = tracker.unplanned(scope["method"], _path(scope))
-                scope["adtarget"] = Tracking(planned, tracker)
-            return tracker.rescue(planned)
-        except Exception:
-            return None
+    def _rescued(self, scope: Any, planned: Plan | None) -> Reply | None:
+        def show(unplanned: Plan) -> None:
+            scope["adtarget"] = Tracking(unplanned, self.tracker)
+
+        return rescued(self.tracker, planned, scope.get("method", ""), lambda: _path(scope), show)
 
 
 class AsgiFacts(Facts):

@@ -24,6 +24,7 @@ from django.utils.decorators import sync_and_async_middleware
 
 from adtarget_proxy.asgi import AsgiFacts
 from adtarget_proxy.errors import SettingsError
+from adtarget_proxy.rescue import rescued
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Outcome, Plan, Reply, Response, Tracker, Tracking
 from adtarget_proxy.wsgi import WsgiFacts
@@ -55,7 +56,7 @@ def _sync_middleware(tracker: Tracker, get_response: Callable[[HttpRequest], Any
             if planned is not None and tracker.takes_over(planned):
                 reply = tracker.answer(planned)
         except Exception:
-            reply = _rescue(tracker, request, planned)
+            reply = _rescued(tracker, request, planned)
         return _finished(tracker, planned, get_response(request)) if reply is None else _response(reply)
 
     return middleware
@@ -72,7 +73,7 @@ def _async_middleware(
             if planned is not None and tracker.takes_over(planned):
                 reply = await tracker.answer_async(planned)
         except Exception:
-            reply = _rescue(tracker, request, planned)
+            reply = _rescued(tracker, request, planned)
         return _finished(tracker, planned, await get_response(request)) if reply is None else _response(reply)
 
     return middleware
@@ -136,17 +137,11 @@ def _apply(outcome: Outcome, response: Any, *, debug: bool) -> None:
         response["X-Adtarget-Reason"] = outcome.reason
 
 
-def _rescue(tracker: Tracker, request: HttpRequest, planned: Plan | None) -> Reply | None:
-    """What a request gets that something of ours has failed on: an invite route its fallback, any other the project."""
-    with suppress(Exception):
-        tracker.fault("request" if planned else "plan", planned)
-    try:
-        if planned is None:
-            planned = tracker.unplanned(request.method or "", request.path)
-            request.adtarget = DjangoTracking(planned, tracker)
-        return tracker.rescue(planned)
-    except Exception:
-        return None
+def _rescued(tracker: Tracker, request: HttpRequest, planned: Plan | None) -> Reply | None:
+    def show(unplanned: Plan) -> None:
+        request.adtarget = DjangoTracking(unplanned, tracker)
+
+    return rescued(tracker, planned, request.method or "", lambda: request.path, show)
 
 
 def _response(reply: Reply) -> HttpResponse:

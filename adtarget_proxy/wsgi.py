@@ -11,6 +11,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
+from adtarget_proxy.rescue import rescued
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking, decides
 
@@ -42,7 +43,7 @@ class AdTargetMiddleware:
             elif tracker.watches(planned):
                 start_response = self._finishing(start_response, planned)
         except Exception:
-            reply = self._rescue(environ, planned)
+            reply = self._rescued(environ, planned)
         if reply is None:
             return self.app(environ, start_response)
         start_response(_STATUS[reply.status], list(reply.headers))
@@ -72,18 +73,11 @@ class AdTargetMiddleware:
 
         return finishing
 
-    def _rescue(self, environ: WSGIEnvironment, planned: Plan | None) -> Reply | None:
-        """What a request gets that something of ours has failed on: an invite route its fallback, any other the app."""
-        tracker = self.tracker
-        with suppress(Exception):
-            tracker.fault("request" if planned else "plan", planned)
-        try:
-            if planned is None:
-                planned = tracker.unplanned(environ["REQUEST_METHOD"], _path(environ))
-                environ["adtarget"] = Tracking(planned, tracker)
-            return tracker.rescue(planned)
-        except Exception:
-            return None
+    def _rescued(self, environ: WSGIEnvironment, planned: Plan | None) -> Reply | None:
+        def show(unplanned: Plan) -> None:
+            environ["adtarget"] = Tracking(unplanned, self.tracker)
+
+        return rescued(self.tracker, planned, environ.get("REQUEST_METHOD", ""), lambda: _path(environ), show)
 
 
 class WsgiFacts(Facts):
