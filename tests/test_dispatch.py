@@ -237,3 +237,22 @@ def test_events_of_another_account_are_kept_and_said_once(
         until(lambda: "fedcba9876543210" in caplog.text)  # two looks later
         assert it.outbox.store.counts(["0123456789abcdef"]).waiting == 3
     assert caplog.text.count("0123456789abcdef") == 1
+
+
+def test_sending_goes_on_after_a_store_that_failed_and_a_log_that_raised(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+
+    def broken(_: logging.Logger, message: str, *args: object) -> None:
+        said.append(message % args)
+        raise RuntimeError("the log's disk is full")
+
+    monkeypatch.setattr(logging.Logger, "error", broken)
+    with world(box, tmp_path) as it:
+        it.delivery.start()
+        it.outbox.store.close()  # it refuses everything now
+        until(lambda: any("closed" in line for line in said))
+        it.outbox.close()  # the next use opens it anew
+        it.append(it.visit())
+        until(lambda: len(box.events("visit")) == 1)

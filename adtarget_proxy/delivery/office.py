@@ -7,6 +7,7 @@ import random
 import threading
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 
 from adtarget_proxy.delivery.dispatch import Dispatcher, Sender
 from adtarget_proxy.delivery.faults import told
@@ -217,4 +218,5 @@ class Office:
         now = time.monotonic()
         if now - self._said.get(text, -_SAY_AGAIN) >= _SAY_AGAIN:
             self._said[text] = now
-            _log.error("%s; events wait in the journal", text)
+            with suppress(Exception):  # a log handler of the app's may fail; the clerk goes on
+                _log.error("%s; events wait in the journal", text)
