@@ -6,6 +6,7 @@ The exact value stays in the JSON body; only its copy in a header is made safe.
 from __future__ import annotations
 
 import re
+from functools import lru_cache
 from ipaddress import ip_address
 from urllib.parse import quote, urlsplit
 
@@ -28,8 +29,11 @@ def header_value(value: object) -> bytes | None:
 
 def address_value(value: object) -> bytes | None:
     """``value`` where it is exactly one IP address, else None: a list or a name is not passed on as one."""
-    if not isinstance(value, str):
-        return None
+    return _address(value) if isinstance(value, str) else None
+
+
+@lru_cache(1024)  # a visitor has several events, and ipaddress reads an address in Python: 15 µs
+def _address(value: str) -> bytes | None:
     try:
         return header_value(str(ip_address(value)))
     except ValueError:

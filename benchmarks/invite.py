@@ -1,7 +1,7 @@
 """How long a click on the join button takes: AdTarget well, repeating, hanging and unreachable, beside a bare redirect.
 
 Real uvicorn, real sandbox, one process each. Prints medians, 99th percentiles, and each median as a ratio of the bare redirect's.
-Run: python benchmarks/click.py
+Run: python benchmarks/invite.py
 """
 
 from __future__ import annotations
