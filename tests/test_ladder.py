@@ -15,7 +15,7 @@ import pytest
 from delivery_world import FALLBACK, QUICK, World, until, world
 
 from adtarget_proxy.delivery import Answer, Delivery, State
-from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox import Outbox, Waiting
 from adtarget_proxy.sandbox.server import Sandbox
 
 pytestmark = pytest.mark.server
@@ -207,6 +207,23 @@ def test_every_attempt_of_a_click_carries_its_key(box: Sandbox, tmp_path: Path) 
         until(lambda: drained(it))
         assert {request["idempotency_key"] for request in box.requests()} == {click.event.key}
         assert len(box.events("invite")) == 1
+
+
+@pytest.mark.parametrize(
+    ("fault", "may_be_counted"), [("hanging", True), ("500", True), ("dropped after", True), ("429", False)]
+)
+def test_a_kept_click_knows_since_when_adtarget_may_have_counted_it(
+    box: Sandbox, tmp_path: Path, fault: str, may_be_counted: bool
+) -> None:
+    box.faults(endpoint="invite", **FAULTS[fault])
+    with world(box, tmp_path, **ONLY_CLICKS) as it:
+        began, click = time.time(), it.click(budget=0.4)
+        assert it.delivery.invite(click, limit=4).wait().reason == "invite-fallback"
+        until(lambda: it.outbox.store.find(click.event.id) is not None)
+        kept = it.outbox.store.find(click.event.id)
+        assert isinstance(kept, Waiting)
+        since = kept.unknown_since
+        assert (since is not None and began <= since <= time.time()) if may_be_counted else since is None
 
 
 def test_a_click_that_adtarget_refuses_is_a_dead_letter(tmp_path: Path) -> None:

@@ -98,6 +98,19 @@ def in_order(store: Store, *, now: float = 1000.0) -> list[str]:
 # -- putting -------------------------------------------------------------------------------------------------------------
 
 
+def test_what_adtarget_was_asked_for_before_it_was_put_has_an_unknown_outcome_since_then(store: Store) -> None:
+    store.put([visit("asked", asked_at=97.5), visit("new", "w")], now=100)
+    claims = {claim.event.id: claim.unknown_since for claim in store.claim([A], owner=ME, now=101, limit=5)}
+    assert claims == {"asked": 97.5, "new": None}
+    store.put_back("asked", not_before=0, now=102, unknown=True)
+    (claim,) = store.claim([A], owner=ME, now=103, limit=1)
+    assert claim.unknown_since == 97.5
+    store.bury("asked", reason=DeadReason.UNKNOWN, status=None, answer="", now=104)
+    assert store.replay("asked", now=105)
+    (claim,) = store.claim([A], owner=ME, now=106, limit=1)
+    assert (claim.event.id, claim.unknown_since) == ("asked", None)
+
+
 def test_an_event_comes_back_as_it_was_put(store: Store) -> None:
     event = visit(
         "one", at=99.5, worth=FROM_AN_AD, fields={"href": "https://shop.example/?q=ä", "value": 1.5, "n": None}

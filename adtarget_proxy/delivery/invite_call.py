@@ -67,6 +67,7 @@ class InviteCall:
         self._stage = _Stage.BEFORE
         self._kept = False
         self._is_late = False
+        self._asked_at: float | None = None  # time.time(), while AdTarget may have counted the click
         self._leader: InviteCall | None = None
         self._answer: Future[Answer] = Future()
         self._answer.set_running_or_notify_cancel()  # or a visitor who leaves would cancel it for the lane
@@ -124,8 +125,13 @@ class InviteCall:
         with self._lock:
             if self._kept or self._stage is not _Stage.BEFORE:
                 return False
-            self._stage = _Stage.ASKING
+            self._stage, self._asked_at = _Stage.ASKING, time.time()
             return True
+
+    def was_not_counted(self) -> None:
+        """The call that was begun ended without AdTarget counting the click, for sure."""
+        with self._lock:
+            self._asked_at = None
 
     def answer(self, url: str, reason: Literal["invite", "invite-repeat"]) -> bool:
         """The visitor gets this link; False where the budget was over."""
@@ -144,7 +150,7 @@ class InviteCall:
     def fall_back_and_ask(self) -> None:
         """The visitor gets the fallback at once, and the lane asks AdTarget all the same: nobody waits for the answer."""
         with self._lock:
-            self._stage = _Stage.ASKING
+            self._stage, self._asked_at = _Stage.ASKING, time.time()
         self.keep()
         self._resolve(self._fallback)
 
@@ -155,7 +161,8 @@ class InviteCall:
                 return
             self._kept = True
             not_before = time.time() + self._in_flight_for if self._stage is _Stage.ASKING else 0.0
-        self._keep(replace(self.click.event, worth=FROM_AN_AD, not_before=not_before))
+            asked_at = self._asked_at
+        self._keep(replace(self.click.event, worth=FROM_AN_AD, not_before=not_before, asked_at=asked_at))
 
     @property
     def _fallback(self) -> Answer:

@@ -188,6 +188,8 @@ class Ladder:
         else:
             line.note(reply, began=began)
         if isinstance(reply, ApiError):
+            if not retry.is_unknown(reply):
+                call.was_not_counted()
             call.fall_back(keep=True)
             return None
         link: str | None = getattr(reply, "link", None)

@@ -259,12 +259,13 @@ function commands.put(now, bound, journal, offset)
     call('HSET', key('journals'), journal, offset)
   end
   local new, standing = 0, {}
-  for n = 6, #ARGV, 9 do
+  for n = 6, #ARGV, 10 do
     local id, account, visitor, kind, at, fbp = ARGV[n], ARGV[n + 1], ARGV[n + 2], ARGV[n + 3], ARGV[n + 5], ARGV[n + 8]
     if not known(id) then
       new = new + 1
       if kind ~= 'fbp-update' or not absorbed(id, account .. '\0' .. visitor, at, fbp, now) then
         enqueue(id, account, visitor, kind, ARGV[n + 4], at, ARGV[n + 6], ARGV[n + 7])
+        if ARGV[n + 9] ~= '' then call('HSET', key('e:', id), 'unknown', ARGV[n + 9]) end
         standing[account] = (standing[account] or 0) + 1
       end
     end

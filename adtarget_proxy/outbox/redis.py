@@ -65,7 +65,7 @@ class RedisStore:
         for event in events:
             fbp = event.fields["fbp"] if isinstance(event, FbpUpdate) else ""
             place = (event.id, event.account, event.visitor, event.kind, event.worth, event.at, event.not_before)
-            flat += (*place, event.encode(), fbp)
+            flat += (*place, event.encode(), fbp, "" if event.asked_at is None else event.asked_at)
         name, offset = (journal.name, journal.offset) if journal is not None else ("", 0)
         new, shed = self._wire.do("put", now, self._max_events, name, offset, *flat)
         if shed and time.monotonic() - self._said_full >= _SAY_AGAIN:

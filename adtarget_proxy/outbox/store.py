@@ -101,6 +101,8 @@ class Store(Protocol):
     def put(self, events: Sequence[Event], *, now: float, journal: JournalOffset | None = None) -> int:
         """Add events; returns how many were new. Idempotent by event id, against settled ones of the last 48 h too.
 
+        One with ``asked_at`` has had its first attempt without a definite answer then.
+
         An FbpUpdate whose visitor's newest waiting Visit is untried and unclaimed amends that visit (its ``fbp`` field)
         and is itself settled; one whose ``fbp`` a visit put after it already carried is dropped.
         """

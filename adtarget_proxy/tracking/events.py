@@ -48,13 +48,16 @@ class Event:
     at: float  # when it was made
     worth: int
     not_before: float = 0.0  # never sent before this time
+    asked_at: float | None = None  # when AdTarget was asked with its key before it was put, if the answer is not known
     fields: dict[str, Any] = field(default_factory=dict)
 
     def encode(self) -> str:
         """The event as one line of ASCII JSON, without the line break."""
+        asked = "" if self.asked_at is None else f'"u":{self.asked_at!r},'
         return (  # put together by hand, as the page waits for it: a third quicker than to encode it whole
             f'{{"k":"{self.kind}","i":{_quote(self.id)},"c":{_quote(self.key)},"a":{_quote(self.account)},'
-            f'"v":{_quote(self.visitor)},"t":{self.at!r},"w":{self.worth},"n":{self.not_before!r},"f":{_encode(self.fields)}}}'
+            f'"v":{_quote(self.visitor)},"t":{self.at!r},"w":{self.worth},"n":{self.not_before!r},'
+            f'{asked}"f":{_encode(self.fields)}}}'
         )
 
     def __repr__(self) -> str:
@@ -119,6 +122,7 @@ def decode(line: str | bytes) -> Event:
             at=record["t"],
             worth=record["w"],
             not_before=record["n"],
+            asked_at=record.get("u"),
             fields=record["f"],
         )
     except (KeyError, TypeError) as error:

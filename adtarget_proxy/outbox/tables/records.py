@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from sqlite3 import Connection
 from typing import Any
 
@@ -62,7 +63,7 @@ def replay(db: Connection, event_id: str, *, now: float) -> bool:
     if row is None:
         return False
     db.execute("DELETE FROM dead WHERE id = ?", (event_id,))
-    event = decode(row[0])
+    event = replace(decode(row[0]), asked_at=None)
     enqueue(db, [event])
     db.execute("UPDATE events SET at = ? WHERE id = ?", (now, event_id))
     refresh(db, queue_of(db, event.account, event.visitor))

@@ -55,14 +55,15 @@ def enqueue(db: Connection, events: Sequence[Event]) -> None:
         elif worth < queue_worth:
             better[queue] = worth
             queues[key] = queue, worth
-        placed.append((seq, event.id, queue, event.kind, worth, event.at, due, event.encode()))
+        placed.append((seq, event.id, queue, event.kind, worth, event.at, due, event.asked_at, event.encode()))
     db.executemany(
         "INSERT INTO queues (id, account, visitor, worth, head, head_at, due, state) VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
         made,
     )
     db.executemany("UPDATE queues SET worth = ? WHERE id = ?", [(worth, queue) for queue, worth in better.items()])
     db.executemany(
-        "INSERT INTO events (seq, id, queue, kind, worth, at, due, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?)", placed
+        "INSERT INTO events (seq, id, queue, kind, worth, at, due, unknown_since, body) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)",
+        placed,
     )
 
 
