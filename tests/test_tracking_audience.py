@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -88,6 +92,57 @@ def test_bots_previews_monitors_and_libraries_are_machines(agent: str) -> None:
 )
 def test_browsers_and_in_app_browsers_are_people(agent: str) -> None:
     assert not is_machine(agent)
+
+
+CORPUS: dict[str, dict[str, str]] = json.loads((Path(__file__).parent / "data" / "agents.json").read_text())
+LISTED = CORPUS["known to the list of [bots] alone"]
+
+
+def test_the_corpus_is_large_enough_to_tell() -> None:
+    assert min(len(CORPUS["people"]), len(CORPUS["machines"])) > 75
+
+
+@pytest.mark.parametrize("name", CORPUS["people"])
+def test_nobody_real_is_taken_for_a_machine(name: str) -> None:
+    assert not is_machine(CORPUS["people"][name])
+
+
+@pytest.mark.parametrize("name", CORPUS["machines"])
+def test_no_machine_is_taken_for_a_person(name: str) -> None:
+    assert is_machine(CORPUS["machines"][name])
+
+
+@pytest.mark.parametrize("name", LISTED)
+def test_the_extra_bots_knows_machines_that_no_rule_would(name: str) -> None:
+    assert is_machine(LISTED[name])
+
+
+def test_without_the_extra_bots_our_own_rules_decide_alone() -> None:
+    """In an interpreter where the list cannot be imported."""
+    program = """
+import json, sys
+sys.modules["crawleruseragents"] = None
+from adtarget_proxy.tracking.audience import is_machine
+corpus = json.load(sys.stdin)
+wrong = [n for n, agent in corpus["people"].items() if is_machine(agent)]
+wrong += [n for n, agent in corpus["machines"].items() if not is_machine(agent)]
+known = [n for n, agent in corpus["known to the list of [bots] alone"].items() if is_machine(agent)]
+print(json.dumps([wrong, known]))
+"""
+    run = subprocess.run(
+        [sys.executable, "-c", program], input=json.dumps(CORPUS), capture_output=True, text=True, check=True
+    )
+    assert json.loads(run.stdout) == [[], []]
+
+
+def test_a_listed_word_in_an_in_app_browser_is_still_a_person() -> None:
+    assert not is_machine(f"{IPHONE} [FBAN/FBIOS] Mediapartners-Google")
+
+
+def test_an_endless_agent_is_decided_by_its_beginning_and_our_own_rules() -> None:
+    assert not is_machine(ANDROID + " x" * 50_000 + " Mediapartners-Google")
+    assert is_machine("Mediapartners-Google" + " x" * 50_000)
+    assert is_machine(ANDROID + " x" * 50_000 + " Googlebot")
 
 
 def test_a_cubot_phone_does_not_hide_a_bot() -> None:

@@ -1,7 +1,7 @@
 """Who counts: no machines, no previews, nothing fetched ahead, nobody who said no.
 
-The lists are those of meta-cookies ("Who gets no ids, no visit, no invite"). In-app browsers are people and come before the
-generic rule, unless the agent also names a previewer.
+The lists are those of meta-cookies ("Who gets no ids, no visit, no invite"), and the community's where the extra ``[bots]`` is
+installed. In-app browsers are people and come before the generic rule, unless the agent also names a previewer.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any
 
+from adtarget_proxy.tracking.crawlers import is_listed
 from adtarget_proxy.tracking.facts import MAX_AGENT, Facts
 
 _PREVIEWS = (
@@ -47,7 +48,8 @@ def _is_machine(agent: str) -> bool:
         return True
     if _PERSON.search(agent):
         return False
-    return _MACHINE.search(_CUBOT.sub("", agent)) is not None
+    agent = _CUBOT.sub("", agent)
+    return _MACHINE.search(agent) is not None or is_listed(agent)
 
 
 def is_ahead_of_time(facts: Facts) -> bool:
