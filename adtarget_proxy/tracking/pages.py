@@ -79,9 +79,9 @@ def is_cacheable(headers: Mapping[str, str], now: float) -> bool:
     if any(map(speaks_to_cdn, headers)):
         return True
     directives = _directives(headers.get("cache-control", ""))
-    if directives.keys() & {"private", "no-store"}:
+    if _is_private(directives):
         return False
-    if directives.keys() & _SHARED or any(_MAX_AGE.match(text) for text in directives.values()):
+    if any(name in _SHARED or _MAX_AGE.match(text) for name, text in directives):
         return True
     return bool(headers.get("expires")) and _in_future(headers["expires"], now)
 
@@ -103,22 +103,23 @@ def protected(headers: Mapping[str, str]) -> tuple[str | None, frozenset[str]]:
 @lru_cache(maxsize=256)
 def _made_private(value: str) -> str | None:
     directives = _directives(value)
-    kept = [text for name, text in directives.items() if name not in _SHARED]
-    if not directives.keys() & {"private", "no-store"}:
+    kept = [text for name, text in directives if name not in _SHARED]
+    if not _is_private(directives):
         kept.insert(0, "private")
     elif len(kept) == len(directives):
         return None
     return ", ".join(kept)
 
 
-def _directives(value: str) -> dict[str, str]:
-    """Cache-Control's directives: lower-case name → the text as it stands."""
-    found = {}
-    for text in re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', value):
-        name = text.partition("=")[0].strip().lower()
-        if name:
-            found[name] = text.strip()
-    return found
+def _is_private(directives: list[tuple[str, str]]) -> bool:
+    """``private="set-cookie"`` is not: it lets a shared cache keep all but that header (RFC 9111, 5.2.2.7)."""
+    return any(text.lower() in ("private", "no-store") for _, text in directives)
+
+
+def _directives(value: str) -> list[tuple[str, str]]:
+    """Cache-Control's directives: the name in lower case, and the text as it stands."""
+    pieces = re.findall(r'(?:[^,"]|"(?:[^"\\]|\\.)*"?)+', value)
+    return [(name, text.strip()) for text in pieces if (name := text.partition("=")[0].strip().lower())]
 
 
 def _in_future(text: str, now: float) -> bool:
