@@ -179,16 +179,45 @@ def test_headers_that_speak_to_a_cdn_go_and_the_others_stay_in_order(shell: Shel
     assert answer.without_ours().headers == (("X-A", "1"), HTML_TYPE, ("x-b", "2"))
 
 
-def test_a_prefetched_page_goes_out_untracked_with_no_store(shell: Shell, wrap: Wrap) -> None:
+AHEAD = [  # name, value, whether it says that nobody has asked to see the page yet; by containment
+    ("sec_purpose", "prefetch", True),
+    ("sec_purpose", "prefetch;prerender", True),
+    ("sec_purpose", "prefetch;anonymous-client-ip", True),
+    ("sec_purpose", "Prerender", True),
+    ("purpose", "prefetch", True),
+    ("purpose", "preview", True),
+    ("x_purpose", "preview; link", True),
+    ("x_moz", "prefetch", True),
+    ("x_sec_purpose", "prefetch", True),
+    ("next_router_prefetch", "1", True),
+    ("x_fb_http_engine", "Liger", True),
+    ("sec_purpose", "", False),
+    ("purpose", "shopping", False),
+    ("x_moz", "microsummary", False),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "ahead"), AHEAD)
+def test_a_prefetched_page_goes_out_untracked_with_no_store(
+    shell: Shell, wrap: Wrap, name: str, value: str, ahead: bool
+) -> None:
     app = wrap()
-    answer = shell.ask(app, PAGE.having(sec_purpose="prefetch;prerender"))
-    assert (answer.all("cache-control"), answer.cookies, answer.body) == (["no-store"], {}, b"<h1>Hello</h1>")
-    assert kept(app.tracker) == []
+    answer = shell.ask(app, PAGE.having(**{name: value}))
+    assert (answer.status, answer.body) == (200, b"<h1>Hello</h1>")
+    assert answer.all("cache-control") == (["no-store"] if ahead else ["private"])
+    assert bool(answer.cookies) is not ahead
+    assert len(kept(app.tracker)) == (0 if ahead else 1)
 
 
-def test_a_prefetch_can_be_refused_so_that_the_browser_asks_again(shell: Shell, wrap: Wrap) -> None:
-    answer = shell.ask(wrap(settings=quiet(prefetch="refuse")), PAGE.having(sec_purpose="prefetch"))
-    assert (answer.status, answer.all("cache-control"), answer.body) == (503, ["no-store"], b"")
+@pytest.mark.parametrize(("name", "value", "ahead"), AHEAD)
+def test_a_prefetch_can_be_refused_so_that_the_browser_asks_again(
+    shell: Shell, wrap: Wrap, name: str, value: str, ahead: bool
+) -> None:
+    answer = shell.ask(wrap(settings=quiet(prefetch="refuse")), PAGE.having(**{name: value}))
+    if ahead:
+        assert (answer.status, answer.all("cache-control"), answer.body) == (503, ["no-store"], b"")
+    else:
+        assert (answer.status, bool(answer.cookies)) == (200, True)
 
 
 def test_debug_says_the_reason_in_a_header(shell: Shell, wrap: Wrap) -> None:
