@@ -14,6 +14,7 @@ from delivery_world import QUICK, World, until, world
 from adtarget_proxy.delivery import State
 from adtarget_proxy.outbox import DeadReason
 from adtarget_proxy.sandbox.server import Sandbox
+from adtarget_proxy.tracking.events import FROM_AN_AD
 
 pytestmark = pytest.mark.server
 
@@ -166,6 +167,24 @@ def test_the_rate_of_the_settings_is_kept(tmp_path: Path) -> None:
         until(lambda: drained(it))
         assert len(box.events()) == 45
         assert [request for request in box.requests() if request["status"] == 429] == []
+
+
+def test_at_the_rate_limit_what_is_worthier_goes_past_all_but_the_one_event_at_the_bucket(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    box.faults(latency=0.1)
+    with world(box, tmp_path, rate=1200, burst=50) as it:
+        it.append(*(it.visit() for _ in range(200)))
+        it.delivery.start()
+        until(lambda: len(box.requests()) >= 40)  # of the burst nothing is left
+        paid_for = [replace(it.visit(), worth=FROM_AN_AD) for _ in range(30)]
+        it.append(*paid_for)
+        until(lambda: it.outbox.store.find(paid_for[-1].id))
+        already = len(box.requests())
+        until(lambda: {event.key for event in paid_for} <= {event["idempotency_key"] for event in box.events()})
+        keys = [event["idempotency_key"] for event in box.events()][already:]
+        last = max(keys.index(event.key) for event in paid_for if event.key in keys)
+        assert last < 30 + 2  # the one that waited already, and one that was on its way
 
 
 def test_one_dead_account_slows_no_other(box: Sandbox, tmp_path: Path) -> None:

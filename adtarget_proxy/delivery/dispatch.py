@@ -67,6 +67,8 @@ class Dispatcher:
         self._share = SIZE if len(lines) == 1 else SIZE // 2
         self._room = self._share + self._share // 2  # a thread that ends finds its next event here
         self._in_hand: Counter[str] = Counter()
+        self._unpaid: Counter[str] = Counter()  # of these, those without a token yet
+        self._at_bucket: set[str] = set()  # accounts of which one is waiting for a token
         self._lock = threading.Lock()
         self._filling = threading.Lock()
 
@@ -94,7 +96,7 @@ class Dispatcher:
         room = self._room - self._in_hand[line.id]
         if room <= 0 or self._outbox.store.next_due([line.id], now=time.time()) != 0.0:
             return 0
-        room = min(room, self._affordable(line))
+        room = min(room, self._affordable(line) - self._unpaid[line.id])
         probe = not line.is_open
         if probe:
             room = min(room, 1)
@@ -121,13 +123,15 @@ class Dispatcher:
     def _hand_over(self, line: Line, claim: Claim, *, probe: bool) -> None:
         with self._lock:
             self._in_hand[line.id] += 1
+            self._unpaid[line.id] += 1
         if not self._lane.submit(line.id, lambda: self._carry(line, claim, probe=probe)):
+            self._paid(line)
             self._let_go(line)
             self._registry.put_back(claim.event.id)
 
     def _carry(self, line: Line, claim: Claim, *, probe: bool) -> None:
         try:
-            if (line.is_open or probe) and self._token(line, claim.event):
+            if self._may_go(line, claim.event, probe=probe):
                 self._sender.send(line, claim)
             else:
                 self._registry.put_back(claim.event.id)
@@ -136,24 +140,55 @@ class Dispatcher:
             if probe:
                 line.breaker.drop_probe(time.monotonic())
         if self._in_hand[line.id] <= self._share:
-            try:
-                self.fill()
-            except OutboxError as error:
-                _log.debug("%s", error)  # the clerk meets the same fault and says so
+            self._refill()
+
+    def _may_go(self, line: Line, event: Event, *, probe: bool) -> bool:
+        goes = False
+        try:
+            goes = (line.is_open or probe) and self._token(line, event)
+        finally:
+            was_last = self._paid(line)
+        if goes and was_last:
+            self._refill()  # the next one waits for its token while this one waits for its answer
+        return goes
+
+    def _refill(self) -> None:
+        try:
+            self.fill()
+        except OutboxError as error:
+            _log.debug("%s", error)  # the clerk meets the same fault and says so
 
     def _token(self, line: Line, event: Event) -> bool:
-        """Wait for a token, not for long: a worthier event may come, and what is claimed cannot make room for it."""
-        until = time.monotonic() + self._timing.token
-        while not self._lane.is_stopped:
-            try:
+        """A token, if need be waited for: by one at a time and not for long, since who waits cannot make room for a worthier one."""
+        waits, until = False, time.monotonic() + self._timing.token
+        try:
+            while not self._lane.is_stopped:
                 wait = line.take(reserve=pacing.reserve(event))
-            except OutboxError:
-                return False
-            if wait <= 0.0:
-                return True
-            if time.monotonic() + wait > until or not self._lane.rest_at_bucket(line.id, wait):
-                return False
+                if wait <= 0.0:
+                    return True
+                waits = waits or self._may_wait(line)
+                if not waits or time.monotonic() + wait > until or not self._lane.rest_at_bucket(line.id, wait):
+                    return False
+        except OutboxError:
+            return False
+        finally:
+            if waits:
+                self._at_bucket.discard(line.id)
         return False
+
+    def _may_wait(self, line: Line) -> bool:
+        """Whether nobody else of this process waits at the account's bucket; from now on the caller does."""
+        with self._lock:
+            if line.id in self._at_bucket:
+                return False
+            self._at_bucket.add(line.id)
+            return True
+
+    def _paid(self, line: Line) -> bool:
+        """One has its token, or goes back without; whether it was the last in hand that had none."""
+        with self._lock:
+            self._unpaid[line.id] -= 1
+            return not self._unpaid[line.id]
 
     def _let_go(self, line: Line) -> None:
         with self._lock:
