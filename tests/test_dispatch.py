@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from delivery_world import QUICK, World, until, world
 
 from adtarget_proxy.delivery import State
-from adtarget_proxy.outbox import DeadReason
+from adtarget_proxy.outbox import DeadReason, Outbox
 from adtarget_proxy.sandbox.server import Sandbox
 from adtarget_proxy.tracking.events import FROM_AN_AD
 
@@ -159,6 +160,22 @@ def test_retry_after_empties_the_bucket_for_every_process(box: Sandbox, tmp_path
         box.heal()
         until(lambda: drained(it) and drained(other))
         assert len(box.events()) == 21
+
+
+@pytest.mark.parametrize(("surface", "slower"), [("keyed", False), ("keyless", True)])
+def test_a_429_without_a_key_slows_every_process_down(box: Sandbox, tmp_path: Path, surface: str, slower: bool) -> None:
+    box.faults(status=429, retry_after=1)
+    with world(box, tmp_path, surface=surface) as it:
+        it.append(it.visit())
+        it.delivery.start()
+        until(lambda: box.requests())
+        until(lambda: it.outbox.store.counts().claimed == 0)
+        other = Outbox.open(it.settings.outbox).store
+        later = time.time() + 30.0  # when what was held back is given again
+        while (wait := other.take(it.account, now=later, rate=10.0, burst=50.0, reserve=0.0)) == 0.0:
+            pass
+        assert (wait > 0.15) is slower
+        other.close()
 
 
 def test_the_rate_of_the_settings_is_kept(tmp_path: Path) -> None:

@@ -1,10 +1,10 @@
-"""How much of the bucket each kind leaves, and how a keyless 429 slows an account down."""
+"""How much of the bucket each kind leaves to others."""
 
 from __future__ import annotations
 
 import pytest
 
-from adtarget_proxy.delivery.pacing import Pace, reserve
+from adtarget_proxy.delivery.pacing import reserve
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.tracking.events import (
     FROM_AN_AD,
@@ -39,23 +39,3 @@ def test_of_a_burst_of_50_waiting_events_leave_10_for_clicks_and_5_for_conversio
     while store.take("a", now=0.0, rate=5.0, burst=50.0, reserve=reserve(event)) == 0.0:
         taken += 1
     assert taken == sent
-
-
-@pytest.mark.parametrize(
-    ("at_429", "now", "share"),
-    [
-        ([], 0.0, 1.0),
-        ([0.0], 0.0, 0.5),
-        ([0.0], 150.0, 0.75),
-        ([0.0], 300.0, 1.0),
-        ([0.0], 10_000.0, 1.0),
-        ([0.0, 0.0], 0.0, 0.25),
-        ([0.0, 300.0], 300.0, 0.5),
-        ([0.0] * 50, 0.0, 1 / 16),
-    ],
-)
-def test_a_keyless_429_halves_the_rate_which_recovers_slowly(at_429: list[float], now: float, share: float) -> None:
-    pace = Pace(rate=300.0, burst=50.0)
-    for moment in at_429:
-        pace.halve(moment)
-    assert pace.rate(now) == pytest.approx(5.0 * share)

@@ -543,6 +543,51 @@ def test_a_hold_of_another_clock_ends_with_the_longest_there_is(store: Store) ->
     assert take(store, 10_000, account=B) == pytest.approx(3_600)
 
 
+HALVED = [
+    ([], 0.0, 1.0),
+    ([0.0], 0.0, 0.5),
+    ([0.0], 150.0, 0.75),
+    ([0.0], 300.0, 1.0),
+    ([0.0], 10_000.0, 1.0),
+    ([0.0, 0.0], 0.0, 0.25),
+    ([0.0, 300.0], 300.0, 0.5),
+    ([0.0] * 50, 0.0, 1 / 16),
+]
+
+
+@pytest.mark.parametrize(("at_429", "later", "share"), HALVED)
+def test_a_keyless_429_halves_the_rate_for_all_and_it_recovers_slowly(
+    store: Store, at_429: list[float], later: float, share: float
+) -> None:
+    start = 10_000.0
+    for moment in at_429:
+        store.halve(A, began=start + moment, now=start + moment)
+    while take(store, start + later) == 0.0:
+        pass
+    assert take(store, start + later) == pytest.approx(0.2 / share)
+    assert store.level(A, now=start + later + 1, rate=5, burst=50) == pytest.approx(5 * share, rel=0.05)
+    assert take(store, start + later + 0.2 / share) == 0.0
+    while take(store, start, account=B) == 0.0:
+        pass
+    assert take(store, start, account=B) == pytest.approx(0.2), "another account's rate"
+
+
+def test_of_attempts_under_way_at_once_the_first_429_halves_the_rate(store: Store) -> None:
+    for began in (100.0, 100.1, 100.4):
+        store.halve(A, began=began, now=100.5)
+    assert take(store, 100.5) == pytest.approx(0.4)
+    store.halve(A, began=100.6, now=100.7)
+    assert take(store, 100.7) == pytest.approx(0.6, rel=0.01)  # of a token in 0.8 s, the part that is there
+
+
+def test_a_clock_that_goes_back_does_not_keep_the_rate_halved(store: Store) -> None:
+    store.halve(A, began=10_000, now=10_000)
+    take(store, 6_400)
+    while take(store, 6_700) == 0.0:
+        pass
+    assert take(store, 6_700) == pytest.approx(0.2)
+
+
 # -- looking after ---------------------------------------------------------------------------------------------------------
 
 

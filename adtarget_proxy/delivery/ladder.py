@@ -184,7 +184,7 @@ class Ladder:
         began = time.monotonic()
         reply = line.send(event)
         if call.is_late:
-            line.heed(reply)
+            line.heed(reply, began=began)
         else:
             line.note(reply, began=began)
         if isinstance(reply, ApiError):

@@ -1,4 +1,4 @@
-"""A line is one account as this process sees it: its client, its breaker, its pace.
+"""A line is one account as this process sees it: its client, its breaker, and the bucket that it shares with all others.
 
 What AdTarget answers to one request is noted here for all that follow.
 """
@@ -14,7 +14,6 @@ from typing import Protocol
 
 from adtarget_proxy.delivery.breaker import Breaker, State
 from adtarget_proxy.delivery.faults import told
-from adtarget_proxy.delivery.pacing import Pace
 from adtarget_proxy.delivery.retry import Reply, Signal, signal
 from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import ApiError, InvalidPayload, OutboxError, SettingsError, Unreachable
@@ -79,7 +78,7 @@ class Line:
         self.account = account
         self.id = account.id
         self.breaker = Breaker(timing=timing, random=random)
-        self._pace = Pace(rate=account.rate, burst=account.burst)
+        self._rate = account.rate / 60.0  # tokens a second
         self._timing = timing
         self._store = store
         self._opener = opener
@@ -107,14 +106,12 @@ class Line:
 
     def take(self, *, reserve: float) -> float:
         """A token of the account's bucket: 0.0, or the seconds to wait. Raises OutboxError."""
-        now = time.time()
-        pace = self._pace
-        return self._store().take(self.id, now=now, rate=pace.rate(now), burst=pace.burst, reserve=reserve)
+        burst = self.account.burst
+        return self._store().take(self.id, now=time.time(), rate=self._rate, burst=burst, reserve=reserve)
 
     def tokens(self) -> float:
         """How many tokens there are now. Raises OutboxError."""
-        now = time.time()
-        return self._store().level(self.id, now=now, rate=self._pace.rate(now), burst=self._pace.burst)
+        return self._store().level(self.id, now=time.time(), rate=self._rate, burst=self.account.burst)
 
     def send(self, event: Event) -> Reply:
         """One attempt: the result, or the ApiError that came in its place. Never raises.
@@ -142,9 +139,9 @@ class Line:
             self.failed(str(reply), began=began)
         elif said is Signal.ALIVE or (said is Signal.LIMITED and self.breaker.state is not State.PAUSED):
             self._alive()
-        self.heed(reply)
+        self.heed(reply, began=began)
 
-    def heed(self, reply: Reply) -> None:
+    def heed(self, reply: Reply, *, began: float | None = None) -> None:
         """Of an answer that came too late to tell whether AdTarget is up: only what AdTarget asks for."""
         said = signal(reply)
         if said is Signal.PAUSED:
@@ -152,7 +149,7 @@ class Line:
         if isinstance(reply, ApiError) and (said is Signal.LIMITED or reply.retry_after):
             self._hold(_HOLD if reply.retry_after is None else reply.retry_after)
         if said is Signal.LIMITED and not self.account.api_key:
-            self._pace.halve(time.time())
+            self._halve(began)
 
     def _alive(self) -> None:
         if self.breaker.succeeded(now=time.monotonic()):
@@ -178,6 +175,13 @@ class Line:
             reply,
             advice,
         )
+
+    def _halve(self, began: float | None) -> None:
+        now = time.time()
+        try:
+            self._store().halve(self.id, began=now if began is None else now - (time.monotonic() - began), now=now)
+        except OutboxError as error:
+            _log.warning("%s", error)
 
     def _hold(self, seconds: float) -> None:
         try:

@@ -428,49 +428,68 @@ function commands.end_invite(account, visitor, slug, link, now)
 end
 
 local function bucket(account, tokens, at)
-  local b = call('HMGET', key('b:', account), 'tokens', 'at', 'until')
-  return num(b[1] or tokens), num(b[2] or at), num(b[3] or '0')
+  local b = call('HMGET', key('b:', account), 'tokens', 'at', 'until', 'share', 'slowed')
+  return {tokens = num(b[1] or tokens), at = num(b[2] or at), hold = num(b[3] or '0'), share = num(b[4] or '1'),
+    slowed = num(b[5] or '0')}
+end
+
+local function keep_bucket(account, b)
+  call('HSET', key('b:', account), 'tokens', exact(b.tokens), 'at', exact(b.at), 'until', exact(b.hold),
+    'share', exact(b.share), 'slowed', exact(b.slowed))
 end
 
 -- The bucket as this clock sees it: one that a clock ahead of it has kept would not refill until that time comes again.
-local function here(at, hold, now)
-  if hold - now > 3605 then return now, 0 end
-  if now >= hold and at - now > 5 then return now, hold end
-  return at, hold
+-- Returns whether that changed it.
+local function come_here(b, now)
+  local changed = b.slowed - now > 5
+  if changed then b.slowed = now end
+  if b.hold - now > 3605 then
+    b.at, b.hold, changed = now, 0, true
+  elseif now >= b.hold and b.at - now > 5 then
+    b.at, changed = now, true
+  end
+  return changed
 end
 
-local function keep_bucket(account, tokens, at, hold)
-  call('HSET', key('b:', account), 'tokens', exact(tokens), 'at', exact(at), 'until', exact(hold))
-end
+local function share_at(b, now) return math.min(1, b.share + math.max(0, now - b.slowed) / 300 / 2) end
 
-local function level(tokens, at, hold, now, rate, burst)
-  if now < hold then return 0 end
-  return math.min(burst, tokens + math.max(0, now - at) * rate)
+local function level(b, now, rate, burst)
+  if now < b.hold then return 0 end
+  return math.min(burst, b.tokens + math.max(0, now - b.at) * rate * share_at(b, now))
 end
 
 -- As outbox/bucket.py says it.
 function commands.take(account, now, rate, burst, reserve)
-  local tokens, kept, held = bucket(account, burst, now)
+  local b = bucket(account, burst, now)
   now, rate, burst = num(now), num(rate), num(burst)
-  local at, hold = here(kept, held, now)
-  if at ~= kept or hold ~= held then keep_bucket(account, tokens, at, hold) end
-  if now < hold then return exact(hold - now) end
-  tokens = level(tokens, at, hold, now, rate, burst)
+  if come_here(b, now) then keep_bucket(account, b) end
+  if now < b.hold then return exact(b.hold - now) end
+  local tokens = level(b, now, rate, burst)
   local wanted = 1 + math.min(math.max(0, num(reserve)), math.max(0, burst - 1))
-  if tokens + 1e-9 < wanted then return exact((wanted - tokens) / rate) end
-  keep_bucket(account, math.max(0, tokens - 1), math.max(now, at), hold)
+  if tokens + 1e-9 < wanted then return exact((wanted - tokens) / (rate * share_at(b, now))) end
+  b.tokens, b.at = math.max(0, tokens - 1), math.max(now, b.at)
+  keep_bucket(account, b)
   return '0'
 end
 
 function commands.hold(account, hold)
-  local _, _, before = bucket(account, '0', hold)
-  if num(hold) > before then call('HSET', key('b:', account), 'tokens', '0', 'at', hold, 'until', hold) end
+  if num(hold) > bucket(account, '0', hold).hold then
+    call('HSET', key('b:', account), 'tokens', '0', 'at', hold, 'until', hold)
+  end
+end
+
+function commands.halve(account, began, now)
+  local b = bucket(account, '0', now)
+  now = num(now)
+  come_here(b, now)
+  if num(began) >= b.slowed then b.share, b.slowed = math.max(1 / 16, share_at(b, now) / 2), now end
+  keep_bucket(account, b)
 end
 
 function commands.level(account, now, rate, burst)
-  local tokens, kept, held = bucket(account, burst, now)
-  local at, hold = here(kept, held, num(now))
-  return exact(level(tokens, at, hold, num(now), num(rate), num(burst)))
+  local b = bucket(account, burst, now)
+  come_here(b, num(now))
+  return exact(level(b, num(now), num(rate), num(burst)))
 end
 
 -- looking after --------------------------------------------------------------------------------------------------------

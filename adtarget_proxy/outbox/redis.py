@@ -186,6 +186,10 @@ class RedisStore:
         """See ``Store.hold``."""
         self._wire.do("hold", account, until)
 
+    def halve(self, account: str, *, began: float, now: float) -> None:
+        """See ``Store.halve``."""
+        self._wire.do("halve", account, began, now)
+
     def level(self, account: str, *, now: float, rate: float, burst: float) -> float:
         """See ``Store.level``."""
         return float(self._wire.do("level", account, now, rate, burst))

@@ -123,6 +123,12 @@ class TableStore:
             bucket = shared.bucket_of(db, account) or Bucket(0.0, until)
             shared.keep_bucket(db, account, bucket.hold(until))
 
+    def halve(self, account: str, *, began: float, now: float) -> None:
+        """See ``Store.halve``."""
+        with self._db.writing() as db:
+            bucket = shared.bucket_of(db, account) or Bucket(0.0, now)
+            shared.keep_bucket(db, account, bucket.halve(began=began, now=now))
+
     def level(self, account: str, *, now: float, rate: float, burst: float) -> float:
         """See ``Store.level``."""
         with self._db.reading() as db:

@@ -169,6 +169,13 @@ class Store(Protocol):
     def hold(self, account: str, *, until: float) -> None:
         """AdTarget said wait (Retry-After): the bucket is empty for all until then."""
 
+    def halve(self, account: str, *, began: float, now: float) -> None:
+        """AdTarget said 429 where it documents no limit: for all, the bucket refills at half its rate, a sixteenth at the least.
+
+        It recovers in a straight line, in 300 s from half to all of it. ``began``: when the attempt did; one that had begun
+        before the rate was last halved says nothing about the new one.
+        """
+
     def level(self, account: str, *, now: float, rate: float, burst: float) -> float:
         """Tokens in the bucket now."""
 

@@ -51,6 +51,13 @@ MIGRATIONS = (
         sent INTEGER NOT NULL) WITHOUT ROWID;
     CREATE TABLE lost (bound TEXT PRIMARY KEY, n INTEGER NOT NULL) WITHOUT ROWID;
     """,
+    """
+    ALTER TABLE buckets ADD COLUMN share REAL NOT NULL DEFAULT 1.0;
+    ALTER TABLE buckets ADD COLUMN slowed REAL NOT NULL DEFAULT 0.0;
+    CREATE TABLE askings (account TEXT NOT NULL, network TEXT NOT NULL, at REAL NOT NULL);
+    CREATE INDEX askings_of_network ON askings (account, network, at);
+    CREATE INDEX askings_by_age ON askings (at);
+    """,
 )
 
 

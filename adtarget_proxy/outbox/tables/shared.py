@@ -40,10 +40,13 @@ def take(db: Connection, account: str, *, now: float, rate: float, burst: float,
 
 def bucket_of(db: Connection, account: str) -> Bucket | None:
     """The account's bucket; None for one that nobody has used."""
-    row = db.execute("SELECT tokens, at, until FROM buckets WHERE account = ?", (account,)).fetchone()
+    row = db.execute("SELECT tokens, at, until, share, slowed FROM buckets WHERE account = ?", (account,)).fetchone()
     return Bucket(*row) if row else None
 
 
 def keep_bucket(db: Connection, account: str, bucket: Bucket) -> None:
     """Write it down."""
-    db.execute("INSERT OR REPLACE INTO buckets VALUES (?, ?, ?, ?)", (account, bucket.tokens, bucket.at, bucket.until))
+    db.execute(
+        "INSERT OR REPLACE INTO buckets (account, tokens, at, until, share, slowed) VALUES (?, ?, ?, ?, ?, ?)",
+        (account, bucket.tokens, bucket.at, bucket.until, bucket.share, bucket.slowed),
+    )
