@@ -236,7 +236,7 @@ class Tracker:
         if planned.click_cookies is None:  # a second invite of one request needs no second visit
             self._keep(click.before)
             planned.is_kept = any(isinstance(event, Visit) for event in click.before)  # and a page needs no other
-        request = Click(click.click, click.slug, click.fallback_url, deadline, click.known)
+        request = Click(click.click, click.slug, click.fallback_url, deadline, click.known, click.network)
         return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
 
     def _redirect(self, planned: Plan, click: ClickPlan, answer: Answer) -> Reply:

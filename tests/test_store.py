@@ -489,6 +489,36 @@ def test_a_link_that_arrives_late_is_not_taken_away_by_a_call_that_failed(store:
     assert store.begin_invite(A, "v", "vip", owner=OTHER, now=13)[0] is Flight.LINK
 
 
+# -- who asks without cookies ----------------------------------------------------------------------------------------------
+
+
+def admitted(store: Store, *times: float, network: str = "n", limit: int | None = 3, account: str = A) -> list[bool]:
+    return [store.admit(account, network, now=now, limit=limit) for now in times]
+
+
+def test_a_networks_visitors_without_cookies_are_counted_for_60_seconds(store: Store) -> None:
+    assert admitted(store, 100, 110, 120, 121) == [True, True, True, False]
+    assert admitted(store, 159.9, 160, 160) == [False, True, False]
+    assert admitted(store, 170.5, 170.5) == [True, False]
+
+
+def test_who_is_refused_does_not_count(store: Store) -> None:
+    assert admitted(store, 100, 100, 100) == [True] * 3
+    assert admitted(store, *range(101, 160)) == [False] * 59
+    assert admitted(store, 160, 160, 160, 160) == [True, True, True, False]
+
+
+def test_without_a_limit_they_are_counted_all_the_same(store: Store) -> None:
+    assert admitted(store, *[100] * 20, limit=None) == [True] * 20
+    assert admitted(store, 101) == [False]
+
+
+def test_each_network_and_account_is_counted_by_itself(store: Store) -> None:
+    assert admitted(store, 100, 100, 100, 100) == [True, True, True, False]
+    assert admitted(store, 100, network="m") == [True]
+    assert admitted(store, 100, account=B) == [True]
+
+
 # -- pacing ----------------------------------------------------------------------------------------------------------------
 
 
@@ -728,6 +758,17 @@ def test_the_file_is_its_users_own_and_outlives_its_process(tmp_path: Path) -> N
     assert ids(first) == []
     first.close()
     second.close()
+
+
+def test_a_network_is_forgotten_after_60_seconds(tmp_path: Path) -> None:
+    store = SqliteStore(tmp_path / "o.sqlite3")
+    admitted(store, 100, 130, network="5ebe2294ecd0e0f0")
+    db = sqlite3.connect(tmp_path / "o.sqlite3")
+    for now, kept in ((160, 2), (161, 1), (191, 0)):
+        store.expire(now=now, max_age={})
+        assert "\n".join(db.iterdump()).count("5ebe2294ecd0e0f0") == kept
+    db.close()
+    store.close()
 
 
 def test_what_is_erased_is_in_no_file_any_more(tmp_path: Path) -> None:

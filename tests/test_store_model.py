@@ -57,6 +57,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.dead: list[Entry] = []
         self.gone_out: dict[Queue, float] = {}  # when the newest visit that AdTarget took was made
         self.sent = 0
+        self.askings: list[tuple[str, str, float]] = []
         self.now = 100.0
         self.number = 0
 
@@ -273,6 +274,14 @@ class StoreMachine(RuleBasedStateMachine):
         for visitor in VISITORS:
             if any(entry in moved for entry in self.queue(target, visitor)):
                 self.changed((target, visitor))
+
+    @rule(account=OFTEN_A, network=st.sampled_from("mn"), limit=st.sampled_from([None, 1, 2, 3]))
+    def admit(self, account: str, network: str, limit: int | None) -> None:
+        here = [at for *whose, at in self.askings if whose == [account, network] and self.now - at < 60]
+        admitted = limit is None or len(here) < limit
+        assert self.store.admit(account, network, now=self.now, limit=limit) is admitted
+        if admitted:
+            self.askings.append((account, network, self.now))
 
     @rule(age=st.sampled_from([300, 600, 10_000]))
     def expire(self, age: int) -> None:

@@ -20,13 +20,17 @@ from adtarget_proxy.tracking.events import FROM_AN_AD, Event, InviteClick
 
 @dataclass(frozen=True, slots=True)
 class Click:
-    """A counted click on an invite route. ``known``: the visitor came with a ``tempId``, so an earlier link can exist."""
+    """A counted click on an invite route. ``known``: the visitor came with a ``tempId``, so an earlier link can exist.
+
+    ``network``: of one who came without, a name for their network; None where it is not known either.
+    """
 
     event: InviteClick
     slug: str
     fallback_url: str = field(repr=False)
     deadline: float  # time.monotonic()
     known: bool
+    network: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -137,14 +141,14 @@ class InviteCall:
         """The visitor gets this link; False where the budget was over."""
         return self._resolve(Answer(url, reason))
 
-    def fall_back(self, *, keep: bool) -> bool:
+    def fall_back(self, *, keep: bool, worth: int = FROM_AN_AD) -> bool:
         """The visitor gets the fallback; with ``keep`` the click stays an event, to be reported when AdTarget is back."""
         with self._lock:
             if self._answer.done():
                 return False
             self._stage = _Stage.OVER
         if keep:
-            self.keep()
+            self.keep(worth)
         return self._resolve(self._fallback)
 
     def fall_back_and_ask(self) -> None:
@@ -154,7 +158,7 @@ class InviteCall:
         self.keep()
         self._resolve(self._fallback)
 
-    def keep(self) -> None:
+    def keep(self, worth: int = FROM_AN_AD) -> None:
         """Put the click into the outbox, once; not to be sent while a call with the same key may be under way."""
         with self._lock:
             if self._kept:
@@ -162,7 +166,7 @@ class InviteCall:
             self._kept = True
             not_before = time.time() + self._in_flight_for if self._stage is _Stage.ASKING else 0.0
             asked_at = self._asked_at
-        self._keep(replace(self.click.event, worth=FROM_AN_AD, not_before=not_before, asked_at=asked_at))
+        self._keep(replace(self.click.event, worth=worth, not_before=not_before, asked_at=asked_at))
 
     @property
     def _fallback(self) -> Answer:

@@ -1,6 +1,6 @@
 """The invite ladder: an invite click always ends in a working link, within its budget, whatever AdTarget is doing.
 
-0. The fallback at once where AdTarget is known to be down, or too many clicks wait already.
+0. The fallback at once where AdTarget is known to be down, too many clicks wait already, or a network floods the button.
 1. The visitor's link of the last minute for this slug, or the call that is under way for it, in any process.
 2. The visitor's own waiting visit, past the queue, for at most 0.6 s; then the invite, whatever became of the visit.
 3. The fallback. A counted click stays an event, under the key that was tried, until AdTarget has it.
@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
-from adtarget_proxy.delivery import retry
+from adtarget_proxy.delivery import pacing, retry
 from adtarget_proxy.delivery.dispatch import Sender
 from adtarget_proxy.delivery.faults import told
 from adtarget_proxy.delivery.invite_call import Click, InviteCall
@@ -26,7 +26,7 @@ from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import ApiError, OutboxError
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.outbox.store import Claim, Flight
-from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event
 
 _log = logging.getLogger("adtarget_proxy.delivery")
 _Key = tuple[str, str, str]  # account, visitor, slug
@@ -83,7 +83,7 @@ class Ladder:
             crowded = self._waiting >= limit
             self._waiting += 1
         if line is None or crowded:
-            call.fall_back(keep=True)
+            call.fall_back(keep=True, worth=FROM_AN_AD if click.network is None else PLAIN)  # see _floods
         elif not line.is_open:
             self._probe_behind(call, line)
         elif not self._clicks.submit(line.id, lambda: self._climb(call, line)):
@@ -147,6 +147,9 @@ class Ladder:
 
     def _lead(self, call: InviteCall, line: Line) -> str | None:
         """Rungs 1 to 3 for the first tap in this process; the link that was found, if any, also after the budget."""
+        if self._floods(call.click, line):
+            call.fall_back(keep=True, worth=PLAIN)
+            return None
         flight, link = self._flight(call, line) if call.click.known else (Flight.LEAD, None)
         if link is not None:
             call.answer(link, "invite-repeat")
@@ -161,6 +164,20 @@ class Ladder:
         finally:
             self._remember(call, line, link)
         return link
+
+    def _floods(self, click: Click, line: Line) -> bool:
+        """Whether this is one click too many of a network's visitors without cookies while the account's tokens are short.
+
+        It is kept at the worth of a plain visit, or the flood would go past those whom an ad has paid for as soon as it ebbs.
+        """
+        if click.network is None:
+            return False
+        try:
+            limit = pacing.FLOOD if line.is_short() else None
+            return not self._outbox.store.admit(line.id, click.network, now=time.time(), limit=limit)
+        except OutboxError as error:
+            _log.warning("%s; the click goes on uncounted", error)
+            return False
 
     def _flight(self, call: InviteCall, line: Line) -> tuple[Flight, str | None]:
         """Rung 1: the link, the lead, or FOLLOW where another process' call outlasted this click's budget."""

@@ -113,6 +113,10 @@ class Line:
         """How many tokens there are now. Raises OutboxError."""
         return self._store().level(self.id, now=time.time(), rate=self._rate, burst=self.account.burst)
 
+    def is_short(self) -> bool:
+        """Whether less than half is left in the account's bucket. Raises OutboxError."""
+        return self.tokens() < self.account.burst / 2.0
+
     def send(self, event: Event) -> Reply:
         """One attempt: the result, or the ApiError that came in its place. Never raises.
 

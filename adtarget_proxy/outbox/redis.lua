@@ -11,6 +11,7 @@
 --   age:<kind>       unclaimed events by age; w:<worth> all of a class by age; patient: plain visits that have not risen
 --   claims:<owner>   flights:<owner>   owners   alive:<owner>
 --   dead, d:<id>, da:<account>   settled   v:at, v:settled   l:<queue NUL slug>, links, ls:<queue>
+--   n:<account NUL network>   when its visitors without cookies asked for links
 --   b:<account>   journals   t:<account>, accounts, lost   seq, deaths
 
 local P = KEYS[1]
@@ -425,6 +426,16 @@ function commands.end_invite(account, visitor, slug, link, now)
     call('ZADD', key('links'), now, k)
     call('SADD', key('ls:', q), slug)
   end
+end
+
+-- Redis forgets the network by itself, a minute after the last one who counted.
+function commands.admit(account, network, now, before, kept, limit)
+  local n = key('n:', account, '\0', network)
+  call('ZREMRANGEBYSCORE', n, '-inf', before)
+  if limit ~= '' and call('ZCARD', n) >= num(limit) then return 0 end
+  call('ZADD', n, now, call('INCR', key('seq')))
+  call('PEXPIRE', n, kept)
+  return 1
 end
 
 local function bucket(account, tokens, at)

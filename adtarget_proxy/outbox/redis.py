@@ -17,6 +17,7 @@ from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox.pulse import Pulse
 from adtarget_proxy.outbox.store import (
     ANSWER_KEPT,
+    ASKING_KEPT,
     FLIGHT_KEPT,
     LINK_KEPT,
     PATIENCE,
@@ -177,6 +178,11 @@ class RedisStore:
     def end_invite(self, account: str, visitor: str, slug: str, *, link: str | None, now: float) -> None:
         """See ``Store.end_invite``."""
         self._wire.do("end_invite", account, visitor, slug, link or "", now)
+
+    def admit(self, account: str, network: str, *, now: float, limit: int | None) -> bool:
+        """See ``Store.admit``."""
+        bound = "" if limit is None else limit
+        return bool(self._wire.do("admit", account, network, now, now - ASKING_KEPT, _ms(ASKING_KEPT), bound))
 
     def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
         """See ``Store.take``."""

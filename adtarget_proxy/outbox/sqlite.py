@@ -111,6 +111,10 @@ class TableStore:
         with self._db.writing() as db:
             shared.end_invite(db, (account, visitor, slug), link=link, now=now)
 
+    def admit(self, account: str, network: str, *, now: float, limit: int | None) -> bool:
+        """See ``Store.admit``."""
+        return self._together.write(lambda db: shared.admit(db, account, network, now=now, limit=limit))
+
     def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
         """See ``Store.take``."""
         return self._together.write(

@@ -20,6 +20,7 @@ from adtarget_proxy.tracking.events import Event
 
 SETTLED_KEPT = 48 * 3600.0  # seconds that a settled id is remembered
 LINK_KEPT = 60.0  # seconds that an invite link is remembered
+ASKING_KEPT = 60.0  # seconds that a visitor without cookies counts for their network
 FLIGHT_KEPT = 15.0  # seconds after which a flight is taken over
 PATIENCE = 900.0  # seconds after which a plain visit rises one class
 ANSWER_KEPT = 2048  # characters of an answer in a dead letter
@@ -159,6 +160,13 @@ class Store(Protocol):
     def end_invite(self, account: str, visitor: str, slug: str, *, link: str | None, now: float) -> None:
         """The flight is over; a link is remembered for 60 s."""
 
+    def admit(self, account: str, network: str, *, now: float, limit: int | None) -> bool:
+        """Whether one more visitor without cookies of this network may ask for a link; they count for 60 s from then on.
+
+        False where ``limit`` (None: none) count already, and the refused does not. ``network`` is the caller's name for it, not
+        an address; it is forgotten after those 60 s.
+        """
+
     # -- pacing ----------------------------------------------------------------------------------------------------------
     def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
         """Take one token of the account's bucket, shared by all; returns 0.0, or the seconds to wait for one.
@@ -181,7 +189,7 @@ class Store(Protocol):
 
     # -- looking after ---------------------------------------------------------------------------------------------------
     def expire(self, *, now: float, max_age: Mapping[str, float], limit: int = 1000) -> int:
-        """Bury what is older than ``max_age[kind]`` seconds; forget settled ids after 48 h, links after 60 s.
+        """Bury what is older than ``max_age[kind]`` seconds; forget settled ids after 48 h, links and networks after 60 s.
 
         It is ``expired``, or ``unknown`` where an attempt with it had no definite answer.
 

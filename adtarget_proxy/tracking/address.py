@@ -112,6 +112,11 @@ def truncated(text: str) -> str:
     return str(ipaddress.ip_network(f"{text}/{bits}", strict=False).network_address)
 
 
+def network_of(text: str) -> str:
+    """What one household or phone has for itself: the address of IPv4, the /64 of IPv6 (RFC 6177)."""
+    return str(ipaddress.ip_network(f"{text}/64", strict=False)) if ":" in text else text
+
+
 def origin_reader(trusted: int | Sequence[str], *, forwarded: bool = False) -> Callable[[Facts], Origin]:
     """The function from facts to their Origin for one ``trusted_proxies`` setting; ``forwarded`` reads RFC 7239 instead."""
     if not trusted:

@@ -6,13 +6,15 @@ session, no visit was ever made (an app's prefetched page, an ad that links stra
 
 from __future__ import annotations
 
+import hmac
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from adtarget_proxy.tracking.address import network_of
 from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick
 from adtarget_proxy.tracking.facts import Facts
 from adtarget_proxy.tracking.identity import Identity, touch_of
-from adtarget_proxy.tracking.rules import Gate, Rules
+from adtarget_proxy.tracking.rules import Gate, Rules, SiteRules
 from adtarget_proxy.tracking.visit import new_touch, visit_of
 
 
@@ -21,6 +23,7 @@ class ClickPlan:
     """A click that counts: the event to send, the events that go before it, and the changed cookies.
 
     ``known``: the visitor came with a tempId, so a link, a call in flight or a waiting visit of theirs can exist.
+    ``network`` stands for the network of one who came without, see ``_network``.
     """
 
     click: InviteClick
@@ -29,6 +32,7 @@ class ClickPlan:
     slug: str
     fallback_url: str
     known: bool
+    network: str | None = None
 
 
 def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = None) -> ClickPlan:
@@ -81,7 +85,19 @@ def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = N
         changed = touch
     cookies = tuple(visitor.cookies(landing=landing, touch=changed, slide=False))
     fallback = route.fallback_url or ""
-    return ClickPlan(click, tuple(before), cookies, slug, fallback, known=not visitor.new_visitor)
+    network = _network(visitor, site) if visitor.new_visitor else None
+    return ClickPlan(click, tuple(before), cookies, slug, fallback, not visitor.new_visitor, network)
+
+
+def _network(visitor: Identity, site: SiteRules) -> str | None:
+    """A name for the visitor's network from which the address cannot be read without the site's secret key.
+
+    None where the address is nobody's on the internet: behind a proxy that is not trusted it is everybody's.
+    """
+    address = visitor.origin.address
+    if address is None or not address.public:
+        return None
+    return hmac.digest(site.key.encode(), f"network\0{network_of(address.text)}".encode(), "sha256").hex()[:16]
 
 
 def _referrers_touch(referrer: str | None) -> Mapping[str, str]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import translate
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
@@ -52,12 +52,13 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 @dataclass(frozen=True, slots=True)
 class SiteRules:
-    """One site on the request path: which account its events are for, and who signs its state."""
+    """One site on the request path: which account its events are for, and who signs its state, by which secret key."""
 
     site: Site
     account: str
     conversion_account: str | None
     signer: StateSigner
+    key: str = field(repr=False)
 
     def place(self, scheme: str, host: str) -> Place:
         """Where this site's cookies go for visitors who see this scheme and host."""
@@ -182,11 +183,13 @@ class Rules:
             settings, conversions = self.settings, site.conversion_account
             # a dry run has no credential; its events carry the account that delivery makes up for it
             tracking = site.tracking_account or Account(settings.api_url, settings.tracker_url)
+            keys = self._keys(site)
             found = self._sites[site.name] = SiteRules(
                 site,
                 tracking.id,
                 conversions.id if conversions else None,
-                StateSigner(self._keys(site)),
+                StateSigner(keys),
+                keys[0],
             )
         return found
 

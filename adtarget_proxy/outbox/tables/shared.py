@@ -1,11 +1,11 @@
-"""What all senders of an account share besides its events: invite links, flights, the token bucket."""
+"""What all senders of an account share besides its events: invite links, flights, who asks without cookies, the token bucket."""
 
 from __future__ import annotations
 
 from sqlite3 import Connection
 
-from adtarget_proxy.outbox.bucket import Bucket
-from adtarget_proxy.outbox.store import FLIGHT_KEPT, LINK_KEPT, Flight
+from adtarget_proxy.outbox.bucket import SKEW, Bucket
+from adtarget_proxy.outbox.store import ASKING_KEPT, FLIGHT_KEPT, LINK_KEPT, Flight
 
 Key = tuple[str, str, str]  # account, visitor, slug
 
@@ -27,6 +27,18 @@ def end_invite(db: Connection, key: Key, *, link: str | None, now: float) -> Non
         db.execute("INSERT OR REPLACE INTO links VALUES (?, ?, ?, ?, NULL, ?)", (*key, link, now))
     else:
         db.execute("DELETE FROM links WHERE account = ? AND visitor = ? AND slug = ? AND link IS NULL", key)
+
+
+def admit(db: Connection, account: str, network: str, *, now: float, limit: int | None) -> bool:
+    """See ``Store.admit``. What a clock that has since gone back has counted counts no more."""
+    counted = db.execute(
+        "SELECT count(*) FROM askings WHERE account = ? AND network = ? AND at > ? AND at <= ?",
+        (account, network, now - ASKING_KEPT, now + SKEW),
+    ).fetchone()[0]
+    if limit is not None and counted >= limit:
+        return False
+    db.execute("INSERT INTO askings VALUES (?, ?, ?)", (account, network, now))
+    return True
 
 
 def take(db: Connection, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:

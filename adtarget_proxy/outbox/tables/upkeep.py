@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from sqlite3 import Connection
 
-from adtarget_proxy.outbox.store import LINK_KEPT, PATIENCE, SETTLED_KEPT, Counts, DeadReason
+from adtarget_proxy.outbox.store import ASKING_KEPT, LINK_KEPT, PATIENCE, SETTLED_KEPT, Counts, DeadReason
 from adtarget_proxy.outbox.tables.rows import bury, find
 from adtarget_proxy.tracking.events import PLAIN
 
@@ -32,6 +32,7 @@ def expire(db: Connection, *, now: float, max_age: Mapping[str, float], limit: i
         ("settled", "at", now - SETTLED_KEPT),
         ("visits", "settled_at", now - SETTLED_KEPT),
         ("links", "at", now - LINK_KEPT),
+        ("askings", "at", now - ASKING_KEPT),
     ):
         _forget(db, table, column, before, limit)
     return buried
@@ -57,7 +58,7 @@ def _lift(db: Connection, now: float, limit: int) -> None:
 
 
 def _forget(db: Connection, table: str, column: str, before: float, limit: int) -> None:
-    key = {"settled": "id", "visits": "account, visitor", "links": "account, visitor, slug"}[table]
+    key = {"settled": "id", "visits": "account, visitor", "links": "account, visitor, slug", "askings": "rowid"}[table]
     db.execute(
         f"DELETE FROM {table} WHERE ({key}) IN (SELECT {key} FROM {table} WHERE {column} < ? LIMIT ?)",  # noqa: S608  # constants
         (before, limit),
