@@ -71,13 +71,20 @@ class World:
         return FbpUpdate.of(account=self.account, visitor=visitor, fbp=fbp, at=time.time(), fields={})
 
     def click(
-        self, visitor: str | None = None, *, known: bool = True, budget: float = BUDGET, account: str | None = None
+        self,
+        visitor: str | None = None,
+        *,
+        known: bool = True,
+        network: str | None = None,
+        budget: float = BUDGET,
+        account: str | None = None,
     ) -> Click:
+        """With a ``network`` it is the click of somebody without cookies."""
         visitor = visitor or new_id()
         event = self._event(
             InviteClick, visitor, PAID_OR_AWAITED, account=account, href="https://shop.test/", temp_id=visitor
         )
-        return Click(event, "vip", FALLBACK, time.monotonic() + budget, known)
+        return Click(event, "vip", FALLBACK, time.monotonic() + budget, known and network is None, network)
 
     def append(self, *events: Event) -> None:
         for event in events:

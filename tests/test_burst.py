@@ -5,6 +5,8 @@ The limits are AdTarget's own (300 a minute, burst 50), on both sides, and it an
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -13,6 +15,7 @@ from typing import Any, NamedTuple
 
 import pytest
 import serving
+from delivery_world import until
 from redis_server import redis_server
 from serving import Reply, Server
 
@@ -24,6 +27,7 @@ VISITS = 1_000
 PAID_FOR = 150  # of them bring a click id: three in each twenty, the last one not
 AMONG = 200  # calls, within which those are sent
 PEOPLE = 16  # at once
+FALLBACK = "https://t.me/fallback_channel"
 
 
 class Visitor(NamedTuple):
@@ -49,7 +53,8 @@ def environment(sandbox: Sandbox, outbox: str) -> dict[str, str]:
         "ADTARGET_API_URL": sandbox.api_url,
         "ADTARGET_OUTBOX": outbox,
         "ADTARGET_INVITES": '{"vip": "-1001234567890"}',
-        "ADTARGET_FALLBACK_URL": "https://t.me/fallback_channel",
+        "ADTARGET_FALLBACK_URL": FALLBACK,
+        "ADTARGET_TRUSTED_PROXIES": "127.0.0.0/8",
         "ADTARGET_DEBUG": "true",
     }
 
@@ -103,3 +108,33 @@ def test_in_a_burst_what_an_ad_paid_for_goes_first_and_the_last_in_the_queue_get
     requests = sandbox.requests()
     refused = [request for request in requests if request["status"] == 429]
     assert len(refused) < 0.02 * len(requests)
+
+
+def test_while_one_network_floods_the_button_everybody_else_gets_their_link(sandbox: Sandbox, tmp_path: Path) -> None:
+    stop, reasons = threading.Event(), Counter[str | None]()
+
+    def flood(server: Server, host: int) -> None:
+        """Clicks without cookies, one after the other, all from one /64."""
+        while not stop.is_set():
+            click = server.get("/c/vip", {"X-Forwarded-For": f"2001:db8:0:1::{host:x}"})
+            reasons[click.reason] += 1
+
+    def come(server: Server, number: int) -> Reply:
+        return server.get("/c/vip", {"X-Forwarded-For": f"198.51.100.{number}"})
+
+    outbox = f"sqlite:///{tmp_path}/outbox.sqlite3"
+    with serving.serving("uvicorn", environment(sandbox, outbox), tmp_path) as server:
+        crowd = [threading.Thread(target=flood, args=(server, host)) for host in range(PEOPLE)]
+        for thread in crowd:
+            thread.start()
+        try:
+            until(lambda: reasons.total() > 200, timeout=60)  # the bucket has lost what it could lose to them
+            others = [come(server, number) for number in range(1, 11)]
+        finally:
+            stop.set()
+            for thread in crowd:
+                thread.join()
+    assert [click.reason for click in others] == ["invite"] * len(others)
+    assert FALLBACK not in {click.header("Location") for click in others}
+    assert set(reasons) == {"invite", "invite-fallback"}
+    assert reasons["invite"] < 10 + 2 * PEOPLE  # what half a bucket gives, and those under way when it was gone

@@ -17,6 +17,7 @@ from delivery_world import FALLBACK, QUICK, World, until, world
 from adtarget_proxy.delivery import Answer, Delivery, State
 from adtarget_proxy.outbox import Outbox, Waiting
 from adtarget_proxy.sandbox.server import Sandbox
+from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN
 
 pytestmark = pytest.mark.server
 ONLY_CLICKS = {"deliver": "worker"}  # no event lane: what arrives was sent by the ladder
@@ -330,6 +331,67 @@ def test_at_the_rate_limit_a_click_that_gets_no_token_in_time_falls_back_and_is_
         assert it.delivery.invite(click, limit=4).wait().reason == "invite-fallback"
         until(lambda: drained(it))
         assert box.events("invite")[-1]["idempotency_key"] == click.event.key
+
+
+# -- a flood -----------------------------------------------------------------------------------------------------------------
+
+
+def tap(it: World, *networks: str | None) -> list[str]:
+    return [it.delivery.invite(it.click(network=network), limit=64).wait().reason for network in networks]
+
+
+def spend(it: World, left: float) -> None:
+    """Take tokens until so many are left."""
+    store, full = it.outbox.store, {"now": time.time(), "rate": 1 / 60, "burst": 50.0}
+    while store.level(it.account, **full) > left:
+        store.take(it.account, **full, reserve=0.0)
+
+
+PACED: dict[str, Any] = {"rate": 1, "burst": 50, **ONLY_CLICKS}  # a token a minute: none comes in while the test runs
+
+
+def test_while_the_bucket_is_above_half_a_whole_carrier_may_click_from_one_address(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    with world(box, tmp_path, **PACED) as it:
+        assert set(tap(it, *["nat"] * 25)) == {"invite"}
+
+
+def test_below_half_a_network_without_cookies_gets_ten_links_and_everybody_else_theirs(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    with world(box, tmp_path, **PACED) as it, world(box, tmp_path, **PACED) as other:
+        assert set(tap(it, *["flood"] * 4)) == {"invite"}  # these count as well
+        spend(it, 24)
+        reasons = tap(it, *["flood"] * 3) + tap(other, *["flood"] * 3) + tap(it, *["flood"] * 9) + tap(other, "flood")
+        assert reasons == ["invite"] * 6 + ["invite-fallback"] * 10
+        assert tap(it, "home") + tap(other, None, None) == ["invite"] * 3  # None: they came with cookies
+        assert len(box.events("invite")) == 13
+
+
+def test_a_click_of_a_flood_is_kept_and_goes_past_nobody(box: Sandbox, tmp_path: Path) -> None:
+    with world(box, tmp_path, **PACED) as it:
+        spend(it, 24)
+        tap(it, *["flood"] * 10)
+        flooding = it.click(network="flood")
+        assert it.delivery.invite(flooding, limit=64).wait() == Answer(FALLBACK, "invite-fallback")
+        until(lambda: it.outbox.store.counts().waiting == 1)
+        found = it.outbox.store.find(flooding.event.id)
+        assert isinstance(found, Waiting)
+        assert (found.worth, found.event.key) == (PLAIN, flooding.event.key)
+
+
+@pytest.mark.parametrize(("network", "worth"), [("flood", PLAIN), (None, FROM_AN_AD)])
+def test_who_finds_a_crowd_and_has_no_cookies_waits_as_a_plain_visit(
+    box: Sandbox, tmp_path: Path, network: str | None, worth: int
+) -> None:
+    with world(box, tmp_path, **ONLY_CLICKS) as it:
+        click = it.click(network=network)
+        assert it.delivery.invite(click, limit=0).wait().reason == "invite-fallback"
+        until(lambda: it.outbox.store.find(click.event.id))
+        found = it.outbox.store.find(click.event.id)
+        assert isinstance(found, Waiting)
+        assert found.worth == worth
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ from contextlib import suppress
 from pathlib import Path
 
 import pytest
+import redis
 from delivery_world import until
 from redis_server import empty, redis_server, redis_store
 
@@ -116,6 +117,18 @@ def test_machines_share_events_claims_and_links(url: str, tmp_path: Path) -> Non
     assert one.store.claim(["a"], owner=one.owner, now=2.0, limit=5) == []
     assert one.store.begin_invite("a", "v", "vip", owner=one.owner, now=2.0)[0] is Flight.LEAD
     assert other.store.begin_invite("a", "v", "vip", owner=other.owner, now=2.0)[0] is Flight.FOLLOW
+    one.close()
+    other.close()
+
+
+@pytest.mark.server
+def test_a_network_that_asked_without_cookies_is_forgotten_by_redis_itself(url: str, tmp_path: Path) -> None:
+    one, other = machine(url, tmp_path / "one"), machine(url, tmp_path / "other")
+    assert one.store.admit("a", "5ebe2294ecd0e0f0", now=2.0, limit=1)
+    assert not other.store.admit("a", "5ebe2294ecd0e0f0", now=3.0, limit=1)
+    with redis.Redis.from_url(url) as client:
+        (key,) = client.keys("*5ebe2294ecd0e0f0*")
+        assert 0 < client.pttl(key) <= 60_000
     one.close()
     other.close()
 

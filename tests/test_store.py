@@ -18,6 +18,7 @@ from adtarget_proxy.outbox import Counts, DeadLetter, DeadReason, Flight, Journa
 from adtarget_proxy.outbox.memory import MemoryStore
 from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.outbox.sqlite import SqliteStore
+from adtarget_proxy.outbox.tables.schema import MIGRATIONS
 from adtarget_proxy.tracking.events import (
     FROM_AN_AD,
     PAID_OR_AWAITED,
@@ -830,6 +831,21 @@ def test_a_file_that_breaks_while_it_is_open_is_set_aside_by_all(
     assert len([record for record in caplog.records if "set aside" in record.message]) == 1
     store.close()
     other.close()
+
+
+def test_a_file_of_the_first_version_is_brought_up_with_all_it_holds(tmp_path: Path) -> None:
+    path = tmp_path / "o.sqlite3"
+    db = sqlite3.connect(path)
+    db.executescript(
+        MIGRATIONS[0] + "PRAGMA user_version = 1; INSERT INTO buckets VALUES ('account-a', 7.0, 100.0, 0.0);"
+    )
+    db.close()
+    store = SqliteStore(path)
+    assert store.level(A, now=100, rate=5, burst=50) == 7
+    assert admitted(store, 100, limit=1) == [True]
+    store.halve(A, began=100, now=100)
+    assert store.level(A, now=102, rate=5, burst=50) == pytest.approx(12, rel=0.01)
+    store.close()
 
 
 def test_a_file_of_a_newer_version_is_left_alone(tmp_path: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+
 import pytest
 from tracking_world import VIP, World
 
@@ -30,6 +32,41 @@ def test_the_click_carries_the_visitor_and_the_last_touch() -> None:
     assert plan.click.fields["href"] == "https://shop.example/offer"
     assert plan.click.fields["channel_id"] == "-100123"
     assert "referrer" not in plan.click.fields
+
+
+SAME_NETWORK = [
+    ("203.0.113.9", "203.0.113.9", True),
+    ("203.0.113.9", "::ffff:203.0.113.9", True),
+    ("203.0.113.9", "203.0.113.10", False),
+    ("2001:db8:1:2::9", "2001:db8:1:2:aaaa::1", True),
+    ("2001:db8:1:2::9", "2001:db8:1:3::9", False),
+]
+
+
+@pytest.mark.parametrize(("one", "other", "same"), SAME_NETWORK)
+def test_who_comes_without_cookies_is_known_by_their_network_and_its_name_tells_no_address(
+    one: str, other: str, same: bool
+) -> None:
+    names = [World().click(peer=peer).network for peer in (one, other)]
+    assert (names[0] == names[1]) is same
+    for name in names:
+        assert name is not None
+        assert re.fullmatch("[0-9a-f]{16}", name)
+    assert World(secret_key="another secret key").click(peer=one).network not in names
+
+
+@pytest.mark.parametrize("ip", ["truncate", "none"])
+def test_a_network_has_its_name_whatever_part_of_an_address_may_be_sent(ip: str) -> None:
+    assert World(ip=ip).click().network == World().click().network
+
+
+def test_nobody_has_a_network_whose_address_is_everybodys_or_who_brings_cookies() -> None:
+    assert [World().click(peer=peer).network for peer in ("10.0.0.7", "127.0.0.1", "unix", None)] == [None] * 4
+    world = World()
+    assert world.click().network is not None
+    assert world.click().network is None
+    world.jar["adtarget_temp_id"] = "forged"
+    assert world.click().network is not None
 
 
 def test_every_click_has_a_key_of_its_own() -> None:
