@@ -10,14 +10,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from delivery_world import QUICK, World, until, world
+from delivery_world import QUICK, World, new_id, until, world
 
 from adtarget_proxy.delivery import State
-from adtarget_proxy.outbox import DeadReason, Outbox
+from adtarget_proxy.outbox import DeadReason, Outbox, Waiting
 from adtarget_proxy.sandbox.server import Sandbox
-from adtarget_proxy.tracking.events import FROM_AN_AD
+from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, UPDATE, Event
 
 pytestmark = pytest.mark.server
+DAY = 86_400.0
 
 
 @pytest.fixture
@@ -222,6 +223,23 @@ def test_one_dead_account_slows_no_other(box: Sandbox, tmp_path: Path) -> None:
             other.heal()
 
 
+def test_each_site_has_a_rate_and_a_burst_of_its_own(box: Sandbox, tmp_path: Path) -> None:
+    with Sandbox(rate=0) as other:
+        sites = {
+            "quick.test": {"api_key": box.api_key, "api_url": box.api_url},
+            "slow.test": {"api_key": other.api_key, "api_url": other.api_url, "rate": 1, "burst": 20},
+        }
+        with world(box, tmp_path, sites=sites) as it:
+            for host in sites:
+                account = it.settings.site_for(host).tracking_account.id  # type: ignore[union-attr]
+                it.append(*(replace(it.visit(), account=account) for _ in range(100)))
+            it.delivery.start()
+            box.wait_for(100, timeout=20)
+            other.wait_for(5, timeout=20)
+            it.delivery.flush(0.3)
+            assert len(other.requests()) == 5  # of 20, 15 are others'; the next comes in a minute
+
+
 def test_an_outage_is_probed_by_one_event_at_a_time(box: Sandbox, tmp_path: Path) -> None:
     box.faults(status=500)
     with world(box, tmp_path, timing=replace(QUICK, probe_first=0.2, probe_longest=0.2)) as it:
@@ -238,16 +256,40 @@ def test_an_outage_is_probed_by_one_event_at_a_time(box: Sandbox, tmp_path: Path
         assert len(box.events()) == 100
 
 
-def test_old_events_expire(box: Sandbox, tmp_path: Path) -> None:
+def aged(event: Event, seconds: float) -> Event:
+    return replace(event, at=event.at - seconds)
+
+
+def test_visits_expire_after_max_age_and_conversions_after_a_week(box: Sandbox, tmp_path: Path) -> None:
     box.close_port()
     with world(box, tmp_path, max_age=3600) as it:
-        old = it.visit()
-        old = replace(old, at=old.at - 3700)
-        it.append(old)
+        old = [aged(it.visit(), 3700), aged(it.conversion(), 7 * DAY + 60)]
+        young = [aged(it.visit(), 3500), aged(it.conversion(), 7 * DAY - 60)]
+        it.append(*old, *young)
         it.delivery.start()
-        until(lambda: it.outbox.store.counts().dead == 1)
-        (letter,) = it.outbox.store.dead_letters()
-        assert (letter.event.id, letter.reason) == (old.id, DeadReason.EXPIRED)
+        until(lambda: it.outbox.store.counts().dead == 2)
+        letters = {letter.event.id: letter.reason for letter in it.outbox.store.dead_letters()}
+        assert letters == {event.id: DeadReason.EXPIRED for event in old}
+        assert {each.event.id for each in it.outbox.store.waiting()} == {event.id for event in young}
+
+
+def test_a_plain_visit_that_has_waited_15_minutes_goes_before_what_was_worthier(box: Sandbox, tmp_path: Path) -> None:
+    box.faults(status=429, retry_after=60)
+    with world(box, tmp_path) as it:
+        it.append(it.visit())
+        it.delivery.start()
+        until(lambda: box.requests())  # from now on the bucket is empty, for a minute
+        update, young, patient = it.update(new_id()), aged(it.visit(), 840), aged(it.visit(), 960)
+        it.append(update, young, patient)
+        until(lambda: worth_of(it, patient) == UPDATE)
+        assert (worth_of(it, update), worth_of(it, young)) == (UPDATE, PLAIN)
+        first = it.outbox.store.claim([it.account], owner="test", now=time.time(), limit=1)
+        assert [claim.event.id for claim in first] == [patient.id]
+
+
+def worth_of(it: World, event: Event) -> int | None:
+    found = it.outbox.store.find(event.id)
+    return found.worth if isinstance(found, Waiting) else None
 
 
 def test_nothing_personal_and_no_key_is_logged(box: Sandbox, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

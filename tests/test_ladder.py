@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from subprocess import PIPE, Popen
 from typing import Any
 
 import pytest
 from delivery_world import FALLBACK, QUICK, World, until, world
+from redis_server import redis_server
 
 from adtarget_proxy.delivery import Answer, Delivery, State
 from adtarget_proxy.outbox import Outbox, Waiting
@@ -116,6 +120,56 @@ def test_a_visit_in_another_workers_journal_goes_first(box: Sandbox, tmp_path: P
         assert it.delivery.invite(it.click(visit.visitor), limit=4).wait().reason == "invite"
         assert [event["endpoint"] for event in box.events()] == ["visit", "invite"]
         neighbour.close()
+
+
+WORKER = """
+import sys
+from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.tracking.events import decode
+outbox = Outbox.open(sys.argv[1])
+outbox.append(decode(sys.argv[2]))
+print("kept", flush=True)
+sys.stdin.read()
+"""
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_a_visit_in_the_journal_of_another_process_goes_first(box: Sandbox, tmp_path: Path, engine: str) -> None:
+    with ExitStack() as stack:
+        outbox = f"sqlite:///{tmp_path}/outbox.sqlite3"
+        if engine == "redis":
+            server = stack.enter_context(redis_server(tmp_path / "redis", "--appendonly", "yes"))
+            outbox = f"redis://127.0.0.1:{server.port}/0?journal={tmp_path}/outbox"
+        once = replace(QUICK, machine=600.0)  # looks at other journals at its start, and then for this click alone
+        it = stack.enter_context(world(box, tmp_path, outbox=outbox, timing=once, **ONLY_CLICKS))
+        for number in (1, 2):  # when the second has been moved, the first round is over
+            it.append(it.visit())
+            it.delivery.start()
+            until(lambda number=number: it.outbox.store.counts().waiting == number)
+        visit = it.visit()
+        command = [sys.executable, "-c", WORKER, outbox, visit.encode()]
+        worker = stack.enter_context(Popen(command, stdin=PIPE, stdout=PIPE, text=True))
+        stack.callback(worker.kill)
+        assert worker.stdout
+        assert worker.stdout.readline() == "kept\n"
+        assert it.outbox.store.find(visit.id) is None, "it is in no store yet"
+        assert it.delivery.invite(it.click(visit.visitor), limit=4).wait().reason == "invite"
+        sent, asked = box.events()
+        assert (sent["endpoint"], asked["endpoint"]) == ("visit", "invite")
+        assert sent["idempotency_key"] == visit.key
+
+
+def test_a_click_waits_for_the_visit_that_another_process_is_sending(box: Sandbox, tmp_path: Path) -> None:
+    box.faults(endpoint="visit", latency=0.3)
+    with world(box, tmp_path) as one, world(box, tmp_path, **ONLY_CLICKS) as other:
+        visit = one.visit()
+        one.append(visit)
+        one.delivery.start()
+        until(lambda: box.requests())
+        assert other.delivery.invite(other.click(visit.visitor), limit=4).wait().reason == "invite"
+        sent, asked = box.events()
+        assert (sent["endpoint"], asked["endpoint"]) == ("visit", "invite")
+        assert asked["received_at"] >= sent["received_at"] + 0.3  # its answer had come
 
 
 def test_a_visit_that_is_slow_is_overtaken_and_still_counted_once(box: Sandbox, tmp_path: Path) -> None:
