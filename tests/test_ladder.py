@@ -21,7 +21,7 @@ from redis_server import redis_server
 from adtarget_proxy.delivery import Answer, Delivery, State
 from adtarget_proxy.outbox import Outbox, Waiting
 from adtarget_proxy.sandbox.server import Sandbox
-from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN
+from adtarget_proxy.tracking.events import PLAIN
 
 pytestmark = pytest.mark.server
 ONLY_CLICKS = {"deliver": "worker"}  # no event lane: what arrives was sent by the ladder
@@ -433,19 +433,6 @@ def test_a_click_of_a_flood_is_kept_and_goes_past_nobody(box: Sandbox, tmp_path:
         found = it.outbox.store.find(flooding.event.id)
         assert isinstance(found, Waiting)
         assert (found.worth, found.event.key) == (PLAIN, flooding.event.key)
-
-
-@pytest.mark.parametrize(("network", "worth"), [("flood", PLAIN), (None, FROM_AN_AD)])
-def test_who_finds_a_crowd_and_has_no_cookies_waits_as_a_plain_visit(
-    box: Sandbox, tmp_path: Path, network: str | None, worth: int
-) -> None:
-    with world(box, tmp_path, **ONLY_CLICKS) as it:
-        click = it.click(network=network)
-        assert it.delivery.invite(click, limit=0).wait().reason == "invite-fallback"
-        until(lambda: it.outbox.store.find(click.event.id))
-        found = it.outbox.store.find(click.event.id)
-        assert isinstance(found, Waiting)
-        assert found.worth == worth
 
 
 # -- waiting -----------------------------------------------------------------------------------------------------------------

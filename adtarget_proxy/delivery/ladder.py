@@ -26,7 +26,7 @@ from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import ApiError, OutboxError
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.outbox.store import Claim, Flight
-from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event
+from adtarget_proxy.tracking.events import PLAIN, Event
 
 _log = logging.getLogger("adtarget_proxy.delivery")
 _Key = tuple[str, str, str]  # account, visitor, slug
@@ -83,7 +83,7 @@ class Ladder:
             crowded = self._waiting >= limit
             self._waiting += 1
         if line is None or crowded:
-            call.fall_back(keep=True, worth=FROM_AN_AD if click.network is None else PLAIN)  # see _floods
+            call.fall_back(keep=True)
         elif not line.is_open:
             self._probe_behind(call, line)
         elif not self._clicks.submit(line.id, lambda: self._climb(call, line)):
