@@ -100,6 +100,14 @@ def test_a_touch_over_ninety_days_old_is_forgotten(age: int, touch: dict[str, st
 def test_a_glance_claims_what_the_state_holds() -> None:
     assert glance(COOKIE, ME) == Glance(FBP, 1_700_000_000)
     assert glance(SIGNER.dump(State(ME, None, 5)), ME) == Glance(None, 5)
+    odd = f"{FBP}!x.AQIAAQEC"  # a separator may stand in a payload
+    assert glance(SIGNER.dump(State(ME, odd, 5)), ME) == Glance(odd, 5)
+
+
+@pytest.mark.parametrize("issued", ["\xb2" * 10, "17000\xb900000", "1_700_0000", "+170000000", " 170000000"])
+def test_what_is_no_time_is_no_state(issued: str) -> None:
+    """Latin-1 has digits of its own, which ``int`` refuses."""
+    assert glance(f"{ME}!{issued}!1!!{FBP}.sig", ME) is None
 
 
 @given(st.text(alphabet=st.characters(max_codepoint=255), max_size=80))

@@ -398,6 +398,8 @@ def test_the_visit_tells_who_and_where(
         ({"scrub": False}, "https://shop.example/?email=a@b.example", "https://shop.example/?email=a@b.example"),
         ({}, "https://shop.example/?q=a b<>", "https://shop.example/?q=a%20b%3C%3E"),
         ({}, "https://shop.example/ж", "https://shop.example/%D0%B6"),
+        ({}, "https://shop.example/\udcff", "https://shop.example/%3F"),
+        ({}, "https://shop.example/a%3Fb%25", "https://shop.example/a%3Fb%25"),
         ({}, "https://shop.example/?utm_source=%D1%84%D0%B1", "https://shop.example/?utm_source=%D1%84%D0%B1"),
     ],
 )

@@ -12,6 +12,7 @@ from urllib.parse import quote
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _NOT_URL = re.compile(r"[^!$&-;=?-Z_a-z~%\[\]]")  # whatever RFC 3986 does not allow in a path or a query
 _URL_SAFE = "!$%&'()*+,-./:;=?@[]_~"
+_PATH_SAFE = "!$&'()*+,-./:;=@[]_~"  # a path's own percent and question mark were encoded
 _MAX_HOST = 260  # characters: a domain name's 253 and a port
 MAX_URL = 8192
 MAX_AGENT = 1024
@@ -48,7 +49,7 @@ class Facts:
     @property
     def raw_path(self) -> str:
         """The path as the visitor's address bar shows it, percent-encoded."""
-        return quote(self.path, safe=_URL_SAFE.replace("%", ""))
+        return quote(self.path, safe=_PATH_SAFE, errors="replace")
 
 
 class Response(NamedTuple):

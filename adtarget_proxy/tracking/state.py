@@ -64,8 +64,9 @@ def glance(cookie: str | None, temp_id: str | None) -> Glance | None:
         return None
     start = len(temp_id)
     issued = cookie[start + 1 : start + 11]
-    fbp, signature = cookie.rfind(_SEPARATOR), cookie.rfind(".")
-    if cookie[start : start + 1] != _SEPARATOR or not issued.isdigit() or not start + 10 < fbp < signature:
+    # the fbp comes last and may hold a separator itself
+    fbp, signature = cookie.find(_SEPARATOR, cookie.find(_SEPARATOR, start + 12) + 1), cookie.rfind(".")
+    if cookie[start : start + 1] != _SEPARATOR or not issued.isdecimal() or not start + 12 < fbp < signature:
         return None
     return Glance(cookie[fbp + 1 : signature] or None, int(issued))
 
