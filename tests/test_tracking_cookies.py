@@ -89,6 +89,8 @@ def test_any_other_value_counts_as_absent(value: str) -> None:
         (f"broken=\xff\xfe\x00; _fbp={GOOD}", [GOOD], [], None, None),
         (f'_fbp="{GOOD}"', [], [], None, None),
         (f"_FBP={GOOD}", [], [], None, None),
+        (f"_fbp={GOOD}\xa0; \x85_fbc=fb.1.1690000000000.X", [], [], None, None),
+        (f"_fbp=\t {GOOD}\t ;\t_fbc =fb.1.1690000000000.X", [GOOD], ["fb.1.1690000000000.X"], None, None),
         (f"_fbp={GOOD}; _fbp={GOOD}2", [GOOD, GOOD + "2"], [], None, None),
         (f"adtarget_temp_id={UUID}; adtarget_session_id=abc-123", [], [], UUID, "abc-123"),
         (f"adtarget_temp_id={UUID}x; adtarget_session_id=a b", [], [], None, None),
@@ -101,6 +103,25 @@ def test_cookies_are_read_without_unquoting_and_a_bad_neighbour_hurts_nobody(
 ) -> None:
     jar = read_jar(header)
     assert (list(jar.fbp), list(jar.fbc), jar.temp_id, jar.session_id) == (fbp, fbc, temp_id, session_id)
+
+
+OTHER = "3f2504e0-4f89-41d3-9a0c-0305e82c3302"
+
+
+@pytest.mark.parametrize(
+    ("states", "own"),
+    [
+        ([], None),
+        ([f"{UUID}!1"], f"{UUID}!1"),
+        ([f"{UUID}!1", f"{UUID}!2"], f"{UUID}!2"),
+        ([f"{UUID}!1", f"{OTHER}!2"], f"{UUID}!1"),
+        ([f"{OTHER}!1", "", f"{UUID}!2", "\xff"], f"{UUID}!2"),
+        ([f"{OTHER}!1"], None),
+    ],
+)
+def test_of_several_states_the_visitors_own_and_last_made_counts(states: list[str], own: str | None) -> None:
+    header = "; ".join([f"adtarget_temp_id={UUID}", *(f"adtarget_state={state}" for state in states)])
+    assert read_jar(header).state == own
 
 
 OLD, NEW, FUTURE = "fb.1.1690000000000.1", "fb.1.1695000000000.2", f"fb.1.{NOW_MS + DAY_MS + 1}.3"
@@ -198,6 +219,7 @@ def test_a_minted_fbc_holds_the_click_id() -> None:
         ("notexample.com", "example.org", "notexample.com" if HAS_LIST else None),
         ("a.b.shop.example.com", None, "example.com" if HAS_LIST else None),
         ("www.example.co.uk", None, "example.co.uk" if HAS_LIST else None),
+        ("app.herokuapp.com", "herokuapp.com", "app.herokuapp.com" if HAS_LIST else "herokuapp.com"),
         ("co.uk", None, None),
         ("herokuapp.com", None, None),
         ("localhost", None, None),

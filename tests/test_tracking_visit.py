@@ -167,6 +167,7 @@ def test_a_new_click_makes_a_new_fbc_and_the_same_click_keeps_its_time() -> None
     [
         ("https://shop.example/land?fbclid=IwREF", False, True),
         ("https://shop.example/land?fbclid=IwREF#x", False, True),
+        ("https://shop.example./land?fbclid=IwREF", False, True),
         ("https://evil.test/?fbclid=IwREF", False, False),
         ("https://shop.example/land?fbclid=", False, False),
         ("https://shop.example/land?fbclid=IwREF", True, False),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -43,7 +43,7 @@ _META = re.compile(
 )
 _UUID = re.compile(r"[0-9a-fA-F]{8}-(?:[0-9a-fA-F]{4}-){3}[0-9a-fA-F]{12}")
 _SESSION = re.compile(r"[A-Za-z0-9_-]{1,128}")
-_PAIRS = re.compile(rf"(?:^|;)\s*({FBP}|{FBC}|{TEMP_ID}|{SESSION_ID}|{STATE})\s*=([^;]*)")
+_PAIRS = re.compile(rf"(?:^|;)[ \t]*({FBP}|{FBC}|{TEMP_ID}|{SESSION_ID}|{STATE})[ \t]*=([^;]*)")
 _CLICK = re.compile(r"(?:^|&)(?:amp;)?fbclid=([^&]*)")  # amp; is left of a link that was escaped twice
 _CLICK_ID = re.compile(r"[A-Za-z0-9_-]{1,500}")
 _OPTED_OUT = re.compile(rf"(?:^|;)\s*{OPT_OUT}\s*=([^;]*)")
@@ -80,9 +80,9 @@ def read_jar(header: str | None) -> Jar:
 
 @lru_cache(maxsize=2048)  # a visitor's pages follow one another with the same header
 def _read_jar(header: str) -> Jar:
-    jar = Jar()
+    jar, states = Jar(), []
     for name, value in _PAIRS.findall(header):
-        value = value.strip()
+        value = value.strip(" \t")  # RFC 6265's white space, no more: what a server hands on is latin-1
         if name in (FBP, FBC):
             made = creation_ms(value)
             if made is not None:
@@ -93,8 +93,9 @@ def _read_jar(header: str) -> Jar:
         elif name == TEMP_ID:
             if jar.temp_id is None and _UUID.fullmatch(value):
                 jar.temp_id = value
-        elif jar.state is None:
-            jar.state = value
+        else:
+            states.append(value)
+    jar.state = _own_state(states, jar.temp_id)
     jar.seen = glance(jar.state, jar.temp_id)
     jar.only_fbp, jar.only_fbc = next(iter(jar.fbp), None), next(iter(jar.fbc), None)
     if len(jar.fbp) > 1 or len(jar.fbc) > 1:
@@ -102,6 +103,12 @@ def _read_jar(header: str) -> Jar:
     else:
         jar.latest = max((0, *jar.fbp.values(), *jar.fbc.values()))
     return jar
+
+
+def _own_state(states: Sequence[str], temp_id: str | None) -> str | None:
+    """The state to go by. Several lie under several domains, where the setting was changed: the last made is ours to renew."""
+    own = [state for state in states if temp_id is not None and state.startswith(temp_id)]
+    return own[-1] if own else None
 
 
 def has_opted_out(header: str) -> bool:
@@ -180,9 +187,10 @@ def mint_fbc(index: int, now_ms: int, fbclid: str) -> str:
 
 def cookie_domain(host: str, explicit: str | None) -> str | None:
     """The Domain for a bare lower-case ``host``: what the user set where the host is in it, else the registrable domain where
-    the public-suffix list is installed (``[psl]``), else None: host-only. IPs, localhost and public suffixes are host-only.
+    the public-suffix list is installed (``[psl]``), else None: host-only. IPs, localhost and public suffixes are host-only;
+    a browser would throw away a cookie for ``herokuapp.com``, also where a user has set that.
     """
-    if explicit and (host == explicit or host.endswith("." + explicit)):
+    if explicit and (host == explicit or host.endswith("." + explicit)) and not _is_public_suffix(explicit):
         return explicit
     return _registrable(host)
 
@@ -200,6 +208,12 @@ def _registrable(host: str) -> str | None:
         return None
     domain = suffixes.privatesuffix(host)
     return str(domain) if domain else None
+
+
+@lru_cache(maxsize=64)
+def _is_public_suffix(domain: str) -> bool:
+    suffixes = _suffix_list()
+    return suffixes is not None and bool(suffixes.is_public(domain))
 
 
 @lru_cache(maxsize=1)
@@ -227,9 +241,12 @@ class Place(NamedTuple):
 
 @lru_cache(maxsize=1024)
 def place_of(scheme: str, host: str, explicit: str | None) -> Place:
-    """The Place for the scheme and host (with or without port) that a visitor sees."""
+    """The Place for the scheme and host (with or without port) that a visitor sees.
+
+    A host with a trailing dot is host-only: no Domain matches it (RFC 6265, 5.1.3), and a browser throws the cookie away.
+    """
     bare, secure = bare_host(host), scheme == "https"
-    domain = cookie_domain(bare, explicit)
+    domain = None if host.partition(":")[0].endswith(".") else cookie_domain(bare, explicit)
     attributes = _attributes(SESSION_MAX_AGE, domain, secure, False)
     return Place(bare, domain, secure, subdomain_index(bare, domain), attributes)
 

@@ -236,9 +236,10 @@ def _host_of(url: str | None) -> str | None:
     if not url:
         return None
     try:
-        return urlsplit(url).hostname
+        host = urlsplit(url).hostname
     except ValueError:
         return None
+    return host.rstrip(".") if host else None
 
 
 def _shown(url: str, scrub: bool) -> str:
