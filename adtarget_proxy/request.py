@@ -48,7 +48,7 @@ class Tracking:
         if page:
             return page.fbp
         jar = read_jar(self._plan.facts.header("cookie"))
-        return choose_fbp(jar.fbp, self._tracker.now_ms(), None)
+        return choose_fbp(jar.fbp, self._tracker.now_ms(), jar.seen.fbp if jar.seen else None)
 
     @property
     def fbc(self) -> str | None:

@@ -71,6 +71,7 @@ DEPARTURES = {
     "stale referer overwrites newer fbc": SAME_SITE,
     "referer percent-encoded CRLF": SAME_SITE,
     "referer broken IPv6 URL": "a broken Referer is no Referer; the builder raises",
+    "two _fbp cookies": "of two valid _fbp the chosen one takes the place of ours",
     "referer without scheme": "no Referer looks like this",
 }
 

@@ -21,6 +21,7 @@ from adtarget_proxy.tracking.cookies import (
     STATE_MAX_AGE,
     TEMP_ID,
     TEMP_ID_MAX_AGE,
+    are_several,
     choose_fbc,
     choose_fbp,
     click_id,
@@ -184,7 +185,8 @@ class Identity:
         """The Set-Cookie values of this response: what is new, what is due again, and the session where it slides.
 
         ``landing`` (by default this request's URL) and ``touch`` are what the state keeps where it knows nothing yet, or
-        where ``touch`` is new (not None).
+        where ``touch`` is new (not None). Of several ``_fbp`` the chosen one takes the place of ours: else the next page, told
+        that this one is reported, would go by the other.
         """
         place, seen = self.place, self.seen
         domain, secure = place.domain, place.secure
@@ -192,7 +194,10 @@ class Identity:
         found = [place.session_cookie(self.session_id)] if slide or not self.had_session else []
         if self.new_visitor or due:
             found.append(render(TEMP_ID, self.temp_id, TEMP_ID_MAX_AGE, domain, secure=secure))
-        if self.new_fbp or due:
+        several = are_several(self.jar.fbp, int(self.now * 1000))
+        if several and domain:  # the one beside the domain's own lies on the host
+            found.append(render(FBP, "", 0, None, secure=secure))
+        if self.new_fbp or due or several:
             found.append(render(FBP, self.fbp, META_MAX_AGE, domain, secure=secure))
         if self.fbc is not None and (self.new_fbc or due):
             found.append(render(FBC, self.fbc, META_MAX_AGE, domain, secure=secure))
