@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint bench clean
+.PHONY: demo test hostile lint bench clean
 
 demo: $(VENV)/ready  ## One visitor through the whole job, then the page to click through yourself
 	$(BIN)/adtarget-proxy demo --once
@@ -11,6 +11,9 @@ demo: $(VENV)/ready  ## One visitor through the whole job, then the page to clic
 
 test: $(VENV)/ready  ## Every test that this machine can run
 	$(BIN)/python -m pytest $(TESTS)
+
+hostile: $(VENV)/ready  ## A million hostile requests on each shell: some ten minutes
+	ADTARGET_TEST_REQUESTS=1000000 $(BIN)/python -m pytest tests/test_hostile_bytes.py
 
 lint: $(VENV)/ready  ## Style, format and types
 	$(BIN)/ruff check .

@@ -178,13 +178,16 @@ class WsgiShell:
         return app
 
     def ask(self, app: Any, request: Request) -> Answer:
+        return self.talk(app, self.environ(request))
+
+    def talk(self, app: Any, environ: Any) -> Answer:
         started: list[tuple[str, HeaderPairs]] = []
 
         def start_response(status: str, headers: list[tuple[str, str]], exc_info: Any = None) -> Any:
             started.append((status, tuple(headers)))
             return lambda data: None
 
-        chunks = app(self.environ(request), start_response)
+        chunks = app(environ, start_response)
         try:
             body = b"".join(chunks)
         finally:

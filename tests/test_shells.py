@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import logging
-import re
 from collections.abc import Callable, Iterator
 from dataclasses import replace
-from functools import lru_cache
 from typing import Any
 
-import hypothesis
 import pytest
-from hypothesis import strategies as st
 from shell_world import (
     CLICK,
     FALLBACK,
@@ -41,7 +37,6 @@ from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Tracker
 from adtarget_proxy.tracking.rules import Rules
 
-KNOWN_STATE = f"{VISITOR}!1750000000!1750000000!!fb.1.1700000000000.1234567890.forged"
 HTML_TYPE = ("content-type", "text/html; charset=utf-8")
 MARKUP: HeaderPairs = (HTML_TYPE,)
 
@@ -67,12 +62,6 @@ def wrap(shell: Shell) -> Iterator[Wrap]:
     yield make
     for app in wrapped:
         app.close(0)
-
-
-@pytest.fixture
-def wrap_once(wrap: Wrap) -> Wrap:
-    """One app for all examples of a test; clicks end in the fallback, since nothing is sent."""
-    return lru_cache(maxsize=1)(lambda: wrap(settings=quiet(mode="dry-run", trusted_proxies=("203.0.113.0/24",))))
 
 
 @pytest.fixture
@@ -241,42 +230,6 @@ def test_debug_says_the_reason_in_a_header(shell: Shell, wrap: Wrap) -> None:
 def test_debug_says_the_reason_of_a_click_in_a_header(shell: Shell, wrap: Wrap, request_: Request, reason: str) -> None:
     assert shell.ask(wrap(settings=quiet(debug=True)), request_).all("x-adtarget-reason") == [reason]
     assert shell.ask(wrap(), request_).all("x-adtarget-reason") == []
-
-
-ANY_TEXT = st.text(st.characters(max_codepoint=255), max_size=60)
-ANY_COOKIE = st.lists(
-    st.tuples(st.sampled_from([*OURS, "adtarget_optout", "other"]), ANY_TEXT | st.just(KNOWN_STATE)), max_size=6
-).map(lambda pairs: "; ".join(f"{name}={value}" for name, value in pairs))
-ANY_HEADERS = st.fixed_dictionaries(
-    {},
-    optional={
-        "cookie": ANY_COOKIE | ANY_TEXT,
-        **dict.fromkeys(
-            ("referer", "host", "user-agent", "accept", "x-forwarded-for", "forwarded", "sec-purpose"), ANY_TEXT
-        ),
-    },
-)
-ANY_QUERY = st.builds("{}={}&{}".format, st.sampled_from(["fbclid", "utm_source", "gclid", "x"]), ANY_TEXT, ANY_TEXT)
-COOKIE_LINE = re.compile(r"[a-z_]+=[!#-+\--:<-\[\]-~]*(; [A-Za-z-]+(=[A-Za-z0-9./-]+)?)+")
-
-
-@pytest.mark.parametrize("path", ["/", "/c/vip"])
-@hypothesis.given(headers=ANY_HEADERS, query=ANY_QUERY)
-@hypothesis.settings(
-    max_examples=120, deadline=None, suppress_health_check=[hypothesis.HealthCheck.function_scoped_fixture]
-)
-def test_whatever_a_visitor_sends_the_app_answers_and_our_cookies_are_clean(
-    shell: Shell, wrap_once: Wrap, path: str, headers: dict[str, str], query: str
-) -> None:
-    """C3."""
-    app = wrap_once()
-    answer = shell.ask(app, Request(path, query, headers={**PAGE.headers, **headers}))
-    if path == "/":
-        assert answer.without_ours() == shell.ask(shell.app(HTML), PAGE)
-    else:
-        assert answer.status in (302, 503)
-    assert not [line for line in answer.all("set-cookie") if not COOKIE_LINE.fullmatch(line)]
-    assert app.tracker.counts()["error"] == 0
 
 
 # -- what is told ----------------------------------------------------------------------------------------------------------

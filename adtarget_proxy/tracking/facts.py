@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -75,7 +76,18 @@ def public_host(text: str | None) -> str | None:
 
 @lru_cache(maxsize=1024)
 def _public_host(text: str) -> str | None:
-    return text.lower() if _HOST.fullmatch(text) else None
+    if _HOST.fullmatch(text) is None:
+        return None
+    host = text.lower()
+    return host if not host.startswith("[") or _is_ipv6(bare_host(host)) else None
+
+
+def _is_ipv6(text: str) -> bool:
+    try:
+        ipaddress.IPv6Address(text)
+    except ValueError:
+        return False
+    return True
 
 
 @lru_cache(maxsize=1024)
