@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test hostile lint bench clean
+.PHONY: demo test hostile interop lint bench clean
 
 demo: $(VENV)/ready  ## One visitor through the whole job, then the page to click through yourself
 	$(BIN)/adtarget-proxy demo --once
@@ -14,6 +14,10 @@ test: $(VENV)/ready  ## Every test that this machine can run
 
 hostile: $(VENV)/ready  ## A million hostile requests on each shell: some ten minutes
 	ADTARGET_TEST_REQUESTS=1000000 $(BIN)/python -m pytest tests/test_hostile_bytes.py
+
+interop: $(VENV)/ready  ## Beside Meta's own builder, whose licence keeps it from being a dependency
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check 'capi-param-builder-python>=1.3.2'
+	$(BIN)/python -m pytest tests/test_interop_builder.py
 
 lint: $(VENV)/ready  ## Style, format and types
 	$(BIN)/ruff check .
