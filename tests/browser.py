@@ -6,8 +6,8 @@ import json
 import shutil
 import subprocess
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
@@ -20,13 +20,15 @@ FLAGS = (
     "--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking "
     "--disable-component-update --disable-sync --remote-debugging-port=0"
 )
+EVERY_NAME_IS_HERE = "--host-resolver-rules=MAP * 127.0.0.1"
 PERSON = "Mozilla/5.0 (X11; Linux x64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/131.0.0.0 Safari/537.36"
 
 
 class Page:
     """One tab."""
 
-    def __init__(self, socket: ClientConnection) -> None:
+    def __init__(self, socket: ClientConnection, another: Callable[[], Page]) -> None:
+        self.another = another  # a further tab of the same browser
         self._socket = socket
         self._number = 0
         self.call("Network.enable")
@@ -57,6 +59,11 @@ class Page:
     def cookies(self) -> dict[str, dict[str, Any]]:
         return {cookie["name"]: cookie for cookie in self.call("Network.getCookies")["cookies"]}
 
+    def stored(self, name: str, url: str | None = None) -> list[dict[str, Any]]:
+        """All cookies of a name that this page, or ``url``, would be sent."""
+        where = {} if url is None else {"urls": [url]}
+        return [cookie for cookie in self.call("Network.getCookies", **where)["cookies"] if cookie["name"] == name]
+
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[Page]:
@@ -64,19 +71,26 @@ def chromium(folder: Path) -> Iterator[Page]:
     program = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     require(program is not None, "Chromium is not installed")
     profile = folder / "profile"
-    command = [str(program), *FLAGS.split(), f"--user-agent={PERSON}", f"--user-data-dir={profile}", "about:blank"]
+    command = [str(program), *FLAGS.split(), EVERY_NAME_IS_HERE, f"--user-agent={PERSON}", f"--user-data-dir={profile}"]
+    command.append("about:blank")
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    sockets = ExitStack()
     try:
         port_file = profile / "DevToolsActivePort"
         deadline = time.monotonic() + 30
         while not (port_file.exists() and port_file.read_text().count("\n") >= 1):
             assert time.monotonic() < deadline, "Chromium did not start"
             time.sleep(0.05)
-        connection = HTTPConnection("127.0.0.1", int(port_file.read_text().split()[0]), timeout=10)
-        connection.request("PUT", "/json/new?about:blank")
-        target = json.loads(connection.getresponse().read())
-        with connect(target["webSocketDebuggerUrl"], max_size=None) as socket:
-            yield Page(socket)
+
+        def tab() -> Page:
+            connection = HTTPConnection("127.0.0.1", int(port_file.read_text().split()[0]), timeout=10)
+            connection.request("PUT", "/json/new?about:blank")
+            target = json.loads(connection.getresponse().read())
+            connection.close()
+            return Page(sockets.enter_context(connect(target["webSocketDebuggerUrl"], max_size=None)), tab)
+
+        with sockets:
+            yield tab()
     finally:
         process.terminate()
         process.wait(10)

@@ -1,5 +1,8 @@
 """The site that the server tests wrap: one app a protocol, with everything a landing page has. Settings come from the environment."""
 
+import asyncio
+import threading
+
 from adtarget_proxy.asgi import AdTargetMiddleware as AsgiMiddleware
 from adtarget_proxy.wsgi import AdTargetMiddleware as WsgiMiddleware
 
@@ -12,11 +15,13 @@ RESPONSES = {
         "text/html; charset=utf-8",
         b'<link rel="prefetch" href="/second"><p>Ahead <a id="join" href="/c/vip">Join</a>',
     ),
+    "/together": (200, "text/html; charset=utf-8", b"<p>Together"),
     "/style.css": (200, "text/css", b"p{}"),
     "/data.json": (200, "application/json", b"{}"),
     "/moved": (302, "text/html", b""),
     "/download": (200, "text/html", b"<p>file"),
 }
+TWO = threading.Barrier(2)  # /together is answered when two have asked for it
 MISSING = (404, "text/html", b"<p>Not here")
 REASONS = {200: "OK", 302: "Found", 404: "Not Found"}
 
@@ -38,6 +43,8 @@ async def bare_asgi(scope, receive, send):
             await send({"type": message["type"] + ".complete"})
             if message["type"] == "lifespan.shutdown":
                 return
+    if scope["path"] == "/together":
+        await asyncio.to_thread(TWO.wait, 15)
     status, headers, body = _respond(scope["path"])
     pairs = [(name.lower().encode(), value.encode()) for name, value in headers]
     await send({"type": "http.response.start", "status": status, "headers": pairs})
