@@ -148,7 +148,7 @@ def choose_fbp(values: Mapping[str, int], now_ms: int, reported: str | None) -> 
 
 def are_several(values: Mapping[str, int], now_ms: int) -> bool:
     """Whether more than one of the values is not made later than a day from now."""
-    return len(values) > 1 and sum(made <= now_ms + _DAY_MS for made in values.values()) > 1
+    return sum(made <= now_ms + _DAY_MS for made in values.values()) > 1
 
 
 def choose_fbc(values: Mapping[str, int], now_ms: int) -> str | None:

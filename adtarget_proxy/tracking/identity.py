@@ -194,7 +194,7 @@ class Identity:
         found = [place.session_cookie(self.session_id)] if slide or not self.had_session else []
         if self.new_visitor or due:
             found.append(render(TEMP_ID, self.temp_id, TEMP_ID_MAX_AGE, domain, secure=secure))
-        several = are_several(self.jar.fbp, int(self.now * 1000))
+        several = len(self.jar.fbp) > 1 and are_several(self.jar.fbp, int(self.now * 1000))
         if several and domain:  # the one beside the domain's own lies on the host
             found.append(render(FBP, "", 0, None, secure=secure))
         if self.new_fbp or due or several:
