@@ -29,6 +29,7 @@ from adtarget_proxy.tracking.events import (
     FbpUpdate,
     InviteClick,
     Visit,
+    Withdrawal,
 )
 
 A, B = "account-a", "account-b"
@@ -710,6 +711,77 @@ def test_a_visitor_is_erased_from_everywhere_and_comes_back_from_no_journal(stor
         store.put_back(late, not_before=0, now=15, unknown=False)
         store.settle(late, now=15)
     assert store.counts().waiting == 0
+
+
+def withdrawal(at: float, visitor: str = "v", name: str = "no") -> Withdrawal:
+    return Withdrawal(id=name, key=name, account=A, visitor=visitor, at=at, worth=PAID_OR_AWAITED)
+
+
+def sale(name: str, at: float, **fields: Any) -> Conversion:
+    return Conversion(id=name, key=name, account=A, visitor="v", at=at, worth=PAID_OR_AWAITED, fields=fields)
+
+
+def test_a_withdrawal_drops_what_waits_of_its_visitor_up_to_then(store: Store) -> None:
+    mine = [visit("claimed", at=1), visit("waits", at=5), visit("elsewhere", at=5, account=B), visit("dead", at=2)]
+    store.put([*mine, update("fb.1.1.1", at=5), visit("after", at=6), visit("other", "w", at=1)], now=10)
+    assert ids(store, limit=1, accounts=(A,)) == ["claimed"]
+    bury(store, "dead")
+    store.begin_invite(A, "v", "vip", owner=ME, now=10)
+    store.end_invite(A, "v", "vip", link="https://t.me/+abc", now=10)
+    assert store.put([withdrawal(5.0)], now=11) == 0
+    assert [each.event.id for each in store.waiting()] == ["other", "after"]
+    assert list(store.dead_letters()) == []
+    assert store.begin_invite(A, "v", "vip", owner=ME, now=11) == (Flight.LEAD, None)
+    store.end_invite(A, "v", "vip", link=None, now=11)
+    assert store.counts() == Counts(waiting=2)
+    store.settle("claimed", now=12)
+    store.put_back("claimed", not_before=0, now=12, unknown=True)
+    assert in_order(store) == ["other", "after"]
+
+
+@pytest.mark.parametrize("together", [True, False], ids=["in one batch", "in batches of their own"])
+def test_after_a_withdrawal_only_what_is_younger_comes_in(store: Store, together: bool) -> None:
+    batch = [
+        visit("before", at=4),
+        withdrawal(5.0),
+        visit("late", at=5),
+        withdrawal(3.0, name="older"),
+        visit("new", at=6),
+    ]
+    for events in [batch] if together else [[event] for event in batch]:
+        store.put(events, now=10)
+    assert ids(store) == ["new"]
+    store.put(batch, now=11)  # as a pump does that died before it had noted how far it was
+    assert store.counts() == Counts(claimed=1)
+
+
+def test_a_withdrawal_is_in_force_for_48_hours(store: Store) -> None:
+    store.put([withdrawal(5.0)], now=10)
+    store.expire(now=5 + 48 * 3600, max_age={})
+    store.put([visit("late", at=4)], now=10)
+    assert store.counts().waiting == 0
+    store.expire(now=6 + 48 * 3600, max_age={})
+    store.put([visit("later", at=4)], now=10)
+    assert store.counts().waiting == 1
+
+
+BORROWED = {"fbp": "fb.1.2.3", "fbc": 'a"b\\', "client_ip": "203.0.113.7", "user_agent": 'é"}{,'}
+OWN = {
+    "telegram_user_id": 1234567890123456789,
+    "value": 0.1,
+    "content_name": 'x","fbp":"y',
+    "event_time": 1700000000123,
+}
+
+
+@pytest.mark.parametrize("fields", [{**BORROWED, **OWN}, {**OWN, **BORROWED}, BORROWED, {"fbp": "x", **OWN}, OWN])
+def test_conversions_outlive_a_withdrawal_without_what_they_borrowed(store: Store, fields: dict[str, Any]) -> None:
+    store.put([sale("waits", 4, **fields), sale("dead", 4, **fields), sale("young", 6, **fields)], now=10)
+    bury(store, "dead")
+    store.put([withdrawal(5.0), sale("late", 5, **fields)], now=11)
+    left = {each.event.id: each.event.fields for each in (*store.waiting(), *store.dead_letters())}
+    own = {name: value for name, value in fields.items() if name in OWN}
+    assert left == {"waits": own, "dead": own, "late": own, "young": fields}
 
 
 def test_another_account_adopts_what_waits_and_what_is_dead(store: Store) -> None:

@@ -19,6 +19,7 @@ from typing import Protocol
 from adtarget_proxy.tracking.events import Event
 
 SETTLED_KEPT = 48 * 3600.0  # seconds that a settled id is remembered
+WITHDRAWN = "withdrawn "  # before a visitor, among the settled ids: no event of theirs made up to then comes in
 LINK_KEPT = 60.0  # seconds that an invite link is remembered
 ASKING_KEPT = 60.0  # seconds that a visitor without cookies counts for their network
 FLIGHT_KEPT = 15.0  # seconds after which a flight is taken over
@@ -106,6 +107,10 @@ class Store(Protocol):
 
         An FbpUpdate whose visitor's newest waiting Visit is untried and unclaimed amends that visit (its ``fbp`` field)
         and is itself settled; one whose ``fbp`` a visit put after it already carried is dropped.
+
+        A Withdrawal is carried out and not kept: what its visitor has here that was made up to then, claimed or not, dead letters and
+        links too, is deleted, and so is what comes in of it during the next 48 h, from whatever journal. Conversions stay, without
+        what they borrowed (``LENT``).
         """
 
     def offset(self, journal: str) -> int:

@@ -1,4 +1,4 @@
-"""The four things AdTarget is told, as values that travel from the response to the API.
+"""The four things AdTarget is told, and a withdrawal: values that travel from the response to the outbox and the API.
 
 An event is made once, when its request is decided, with the idempotency key that every attempt to send it will carry
 (adtarget-api: "the key alone decides"). ``fields`` holds the API's fields as the client's keywords, in snake case.
@@ -100,6 +100,10 @@ class InviteClick(Event):
     kind = "invite"
 
 
+LENT = ("fbp", "fbc", "client_ip", "user_agent")
+"""What a conversion borrows from its visitor's request; without consent it goes without."""
+
+
 class Conversion(Event):
     """A purchase, a lead or another thing worth money: ``POST /events/conversion``; keyed only."""
 
@@ -107,14 +111,23 @@ class Conversion(Event):
     kind = "conversion"
 
 
+class Withdrawal(Event):
+    """A visitor's consent was withdrawn at ``at``. Never sent: a store carries it out where it is put, and keeps no more than that."""
+
+    __slots__ = ()
+    kind = "withdrawal"
+
+
 KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in (Visit, FbpUpdate, InviteClick, Conversion)}
+"""What AdTarget is told."""
+_WRITTEN = KINDS | {Withdrawal.kind: Withdrawal}
 
 
 def decode(line: str | bytes) -> Event:
     """The event that ``encode`` wrote. Raises ValueError where ``line`` is none."""
     try:
         record = json.loads(line)
-        return KINDS[record["k"]](
+        return _WRITTEN[record["k"]](
             id=record["i"],
             key=record["c"],
             account=record["a"],

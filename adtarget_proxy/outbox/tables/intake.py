@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import groupby
 from sqlite3 import Connection
 
-from adtarget_proxy.outbox.store import JournalOffset
+from adtarget_proxy.outbox.store import WITHDRAWN, JournalOffset
+from adtarget_proxy.outbox.tables.records import withdraw
 from adtarget_proxy.outbox.tables.rows import enqueue, newest_visit, queue_of, refresh, remember, remove, tally
-from adtarget_proxy.tracking.events import Event, FbpUpdate
+from adtarget_proxy.tracking.events import LENT, Conversion, Event, FbpUpdate, Withdrawal
 
 
 def put(
@@ -24,6 +26,7 @@ def put(
         if offset(db, journal.name) >= journal.offset:
             return 0, 0
         db.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (journal.name, journal.offset))
+    events = _without_withdrawn(db, events, now)
     known = _known(db, events)
     fresh: dict[str, Event] = {}
     for event in events:
@@ -48,6 +51,28 @@ def offset(db: Connection, journal: str) -> int:
 def forget_journal(db: Connection, journal: str) -> None:
     """See ``Store.forget_journal``."""
     db.execute("DELETE FROM journals WHERE name = ?", (journal,))
+
+
+def _without_withdrawn(db: Connection, events: Sequence[Event], now: float) -> Sequence[Event]:
+    """The events as a withdrawal, among them or before them, leaves them."""
+    for event in events:
+        if isinstance(event, Withdrawal):
+            withdraw(db, event.visitor, at=event.at, now=now)
+    visitors = json.dumps([WITHDRAWN + visitor for visitor in {event.visitor for event in events}])
+    rows = db.execute("SELECT id, at FROM settled WHERE id IN (SELECT value FROM json_each(?))", (visitors,))
+    until = {name.removeprefix(WITHDRAWN): at for name, at in rows}
+    if not until:
+        return events
+    kept: list[Event] = []
+    for event in events:
+        if isinstance(event, Withdrawal):
+            continue
+        if event.at > until.get(event.visitor, float("-inf")):
+            kept.append(event)
+        elif isinstance(event, Conversion):
+            own = {name: value for name, value in event.fields.items() if name not in LENT}
+            kept.append(replace(event, fields=own))
+    return kept
 
 
 def _known(db: Connection, events: Sequence[Event]) -> set[str]:

@@ -6,10 +6,10 @@ from dataclasses import replace
 from sqlite3 import Connection
 from typing import Any
 
-from adtarget_proxy.outbox.store import DeadLetter, DeadReason, Waiting
-from adtarget_proxy.outbox.tables.rows import enqueue, queue_of, refresh, remember, tally
+from adtarget_proxy.outbox.store import WITHDRAWN, DeadLetter, DeadReason, Waiting
+from adtarget_proxy.outbox.tables.rows import enqueue, queue_of, refresh, remember, remove, tally
 from adtarget_proxy.outbox.tables.schema import CLAIMED
-from adtarget_proxy.tracking.events import decode
+from adtarget_proxy.tracking.events import LENT, decode
 
 _STANDING = "e.worth, e.at, e.seq, q.account, e.body, e.due, e.tries, e.unknown_since, e.owner"
 _LETTER = "n, account, body, reason, status, answer, died_at, tries"
@@ -101,6 +101,32 @@ def erase(db: Connection, visitor: str, *, now: float) -> int:
     db.execute("DELETE FROM links WHERE visitor = ?", (visitor,))
     db.execute("DELETE FROM visits WHERE visitor = ?", (visitor,))
     return erased + len(letters)
+
+
+_UNLENT = "SET body = json_remove(body, {})".format(", ".join(f"'$.f.{name}'" for name in LENT))
+_MADE_BEFORE = "json_extract(body, '$.v') = ? AND json_extract(body, '$.t') <= ?"
+_NO_CONVERSION = "json_extract(body, '$.k') <> 'conversion'"
+
+
+def withdraw(db: Connection, visitor: str, *, at: float, now: float) -> None:
+    """Delete what was made of a visitor up to ``at``, and take from conversions what they borrowed; see ``Store.put``."""
+    remember(db, WITHDRAWN + visitor, at)
+    for queue, account in db.execute("SELECT id, account FROM queues WHERE visitor = ?", (visitor,)).fetchall():
+        rows = db.execute(
+            "SELECT seq, id, owner FROM events WHERE queue = ? AND at <= ? AND kind <> 'conversion'", (queue, at)
+        ).fetchall()
+        for seq, event_id, owner in rows:
+            remember(db, event_id, now)
+            remove(db, seq, account, owner)
+        db.execute(f"UPDATE events {_UNLENT} WHERE queue = ? AND at <= ?", (queue, at))
+        refresh(db, queue)
+    db.execute(f"UPDATE dead {_UNLENT} WHERE {_MADE_BEFORE}", (visitor, at))
+    found = db.execute(f"SELECT id, account FROM dead WHERE {_MADE_BEFORE} AND {_NO_CONVERSION}", (visitor, at))  # noqa: S608
+    for event_id, account in found.fetchall():
+        db.execute("DELETE FROM dead WHERE id = ?", (event_id,))
+        remember(db, event_id, now)
+        tally(db, account, dead=-1)
+    db.execute("DELETE FROM links WHERE visitor = ?", (visitor,))
 
 
 def accounts(db: Connection) -> set[str]:

@@ -58,6 +58,11 @@ MIGRATIONS = (
     CREATE INDEX askings_of_network ON askings (account, network, at);
     CREATE INDEX askings_by_age ON askings (at);
     """,
+    """
+    CREATE INDEX dead_by_visitor ON dead (json_extract(body, '$.v'));
+    CREATE INDEX queues_by_visitor ON queues (visitor);
+    CREATE INDEX links_by_visitor ON links (visitor);
+    """,
 )
 
 
