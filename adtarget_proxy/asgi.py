@@ -41,7 +41,10 @@ class AdTargetMiddleware:
         planned: Plan | None = None
         reply: Reply | None = None
         try:
-            planned = tracker.plan(AsgiFacts(scope))
+            facts = AsgiFacts(scope)
+            if tracker.asks_async:
+                await tracker.ask(facts)
+            planned = tracker.plan(facts)
             scope["adtarget"] = Tracking(planned, tracker)  # type: ignore[typeddict-unknown-key]
             if tracker.takes_over(planned):
                 reply = await tracker.answer_async(planned)

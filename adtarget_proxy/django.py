@@ -23,10 +23,11 @@ from django.http import HttpRequest, HttpResponse
 from django.utils.decorators import sync_and_async_middleware
 
 from adtarget_proxy.asgi import AsgiFacts
+from adtarget_proxy.consent.answer import is_async
 from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.rescue import rescued
 from adtarget_proxy.settings import Settings
-from adtarget_proxy.tracker import Outcome, Plan, Reply, Response, Tracker, Tracking
+from adtarget_proxy.tracker import Facts, Outcome, Plan, Reply, Response, Tracker, Tracking
 from adtarget_proxy.wsgi import WsgiFacts
 
 _PATH = f"{__name__}.AdTargetMiddleware"
@@ -48,6 +49,8 @@ def AdTargetMiddleware(get_response: Callable[[HttpRequest], Any]) -> Callable[[
 
 
 def _sync_middleware(tracker: Tracker, get_response: Callable[[HttpRequest], Any]) -> Callable[[HttpRequest], Any]:
+    tracker.require_sync()
+
     def middleware(request: HttpRequest) -> Any:
         planned: Plan | None = None
         reply: Reply | None = None
@@ -69,7 +72,12 @@ def _async_middleware(
         planned: Plan | None = None
         reply: Reply | None = None
         try:
-            planned = _plan(tracker, request)
+            if tracker.asks_async and "adtarget" not in _carrier(request):
+                facts = _facts(request)
+                await tracker.ask(facts)
+            else:
+                facts = None
+            planned = _plan(tracker, request, facts)
             if planned is not None and tracker.takes_over(planned):
                 reply = await tracker.answer_async(planned)
         except Exception:
@@ -100,13 +108,13 @@ def _on_commit(keep: Callable[[], None]) -> None:
 # -- requests and responses --------------------------------------------------------------------------------------------------
 
 
-def _plan(tracker: Tracker, request: HttpRequest) -> Plan | None:
+def _plan(tracker: Tracker, request: HttpRequest, facts: Facts | None = None) -> Plan | None:
     """The request's plan; None where a shell around the whole project has it in hand."""
     carrier = _carrier(request)
     if "adtarget" in carrier:
         request.adtarget = DjangoTracking.of(carrier["adtarget"])
         return None
-    planned = tracker.plan(_asgi_facts(carrier) if isinstance(request, ASGIRequest) else WsgiFacts(carrier))
+    planned = tracker.plan(facts or _facts(request))
     request.adtarget = carrier["adtarget"] = DjangoTracking(planned, tracker)
     return planned
 
@@ -132,7 +140,9 @@ def _apply(outcome: Outcome, response: Any, *, debug: bool) -> None:
     if outcome.cache_control is not None:
         response["Cache-Control"] = outcome.cache_control
     for morsel in morsels:
-        response.cookies[morsel.key] = morsel
+        # Django keeps one cookie a name; a withdrawal deletes one on several domains
+        gone = f";{morsel['domain']}" if morsel["max-age"] == "0" else ""
+        response.cookies[morsel.key + gone] = morsel
     if debug:
         response["X-Adtarget-Reason"] = outcome.reason
 
@@ -171,6 +181,10 @@ def _morsel(cookie: str) -> Morsel[str]:
 def _carrier(request: HttpRequest) -> Any:
     """What the server handed in: the scope, or the environ."""
     return request.scope if isinstance(request, ASGIRequest) else request.META
+
+
+def _facts(request: HttpRequest) -> Facts:
+    return _asgi_facts(request.scope) if isinstance(request, ASGIRequest) else WsgiFacts(request.META)
 
 
 def _asgi_facts(scope: Any) -> AsgiFacts:
@@ -218,8 +232,17 @@ def check_settings(app_configs: Iterable[AppConfig] | None = None, **_: Any) -> 
         found.append(
             checks.Warning(
                 "ADTARGET has no consent: every visitor counts as having granted it.",
-                hint='Set ADTARGET["CONSENT"] to a function from the request\'s facts to True, False or None.',
+                hint='Set ADTARGET["CONSENT"] to your consent tool ("onetrust", "cookiebot", "didomi", "tcf", '
+                '"google_consent_mode"), or to a function from a request to True, False or None (not asked yet).',
                 id="adtarget_proxy.W001",
+            )
+        )
+    if is_async(settings.consent):
+        found.append(
+            checks.Warning(
+                "ADTARGET's consent is an async function: under WSGI the project does not start.",
+                hint="Serve the project over ASGI, or write the function as def.",
+                id="adtarget_proxy.W004",
             )
         )
     middleware = list(django_settings.MIDDLEWARE)

@@ -32,10 +32,21 @@ class Notices:
         with suppress(Exception):
             _log.info("adtarget-proxy keeps events in %s", Place.parse(settings.outbox))
             if settings.consent is None:
-                _log.info("everybody is taken to have consented to tracking; set consent= where visitors are asked")
+                _log.info(
+                    "everybody is taken to have consented to tracking; where visitors are asked, set consent= "
+                    "(ADTARGET_CONSENT) to your consent tool or a function"
+                )
             if not settings.secret_key and any(site.api_key is None for site in settings.all_sites):
                 _log.info(
                     "the state cookie's key is made here and kept with the outbox; several machines need secret_key set"
+                )
+
+    def consent(self, problem: str) -> None:
+        """What the settings' ``consent`` did in place of answering; the visitor counts as not asked."""
+        if self._is_first("consent"):
+            with suppress(Exception):
+                _log.error(
+                    "the consent function %s: visitors whom it does not answer for are not tracked. Said once.", problem
                 )
 
     def untrusted_proxy(self, peer: str | None) -> None:

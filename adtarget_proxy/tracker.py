@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
+from adtarget_proxy.consent import Consent
 from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
 from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
@@ -20,9 +21,9 @@ from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.reply import REFUSED, Reply, redirect_to
 from adtarget_proxy.request import Tracking
 from adtarget_proxy.settings import InviteRoute, Settings, Site
-from adtarget_proxy.tracking.audience import is_granted, is_machine
+from adtarget_proxy.tracking.audience import is_machine
 from adtarget_proxy.tracking.conversions import conversion_of
-from adtarget_proxy.tracking.events import Event, Visit
+from adtarget_proxy.tracking.events import LENT, Event, Visit
 from adtarget_proxy.tracking.facts import Facts, Response, bare_host
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.invite import ClickPlan, click_plan
@@ -35,7 +36,7 @@ __all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking
 
 CLICKS_UNDER_ASGI = 64
 CLICKS_UNDER_WSGI = 4
-_LENT = ("fbp", "fbc", "client_ip", "user_agent")
+_SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 After = Callable[[Callable[[], None]], object]  # calls what it is given when its time has come, or never
 
@@ -51,11 +52,11 @@ class Tracker:
         entropy: Callable[[int], bytes] = system_entropy,
     ) -> None:
         self.settings = settings if settings is not None else Settings()
-        self.rules = Rules(self.settings, self._keys, clock=clock, entropy=entropy)
+        self.notices = Notices()
+        self.rules = Rules(self.settings, self._keys, clock=clock, entropy=entropy, tell=self.notices.consent)
         self.outbox = Outbox.open(self.settings.outbox)
         self.delivery = Delivery(self.settings, self.outbox)
         self._tally = {reason: itertools.count() for reason in REASONS}
-        self.notices = Notices()
         self._refuses_prefetch = self.settings.prefetch == "refuse"
 
     # -- what a shell calls ----------------------------------------------------------------------------------------------------
@@ -72,6 +73,27 @@ class Tracker:
             self.notices.untrusted_proxy(planned.facts.peer)
         return planned
 
+    @property
+    def asks_async(self) -> bool:
+        """Whether ``consent`` is an async function: ``ask`` is awaited before ``plan``, and only ASGI can do that."""
+        return self.rules.asking.is_async
+
+    def require_sync(self) -> None:
+        """Raises SettingsError where ``consent`` has to be awaited: for a shell that cannot."""
+        if self.asks_async:
+            raise SettingsError(
+                ["consent: is an async function, which can be awaited under ASGI alone; under WSGI write it as def"]
+            )
+
+    async def ask(self, facts: Facts) -> None:
+        """Await what an async ``consent`` says of this request, where that matters: a page, a click, a form. A second at most."""
+        try:
+            reason = self.rules.gate(facts).reason
+            if reason == "no-consent" or (reason == "not-a-page" and facts.method not in _SAFE_METHODS):
+                await self.rules.asking.ask(facts, self.rules.origin(facts).host)
+        except Exception:
+            self.fault("consent")
+
     def takes_over(self, planned: Plan) -> bool:
         """Whether the package answers the request itself: an invite route, or a prefetch that is refused."""
         return planned.gate.slug is not None or (self._refuses_prefetch and planned.reason == "prefetch")
@@ -79,7 +101,9 @@ class Tracker:
     def watches(self, planned: Plan) -> bool:
         """Whether the response's start has to be looked at. The answer to a form may be a redirect view's: ``Tracking.invite``."""
         reason = planned.reason
-        return reason is None or reason == "prefetch" or self.settings.debug or planned.facts.method == "POST"
+        if reason is None or reason == "prefetch" or planned.parting is not None:
+            return True
+        return self.settings.debug or planned.facts.method == "POST"
 
     def finish(self, planned: Plan, response: Response) -> Outcome:
         """What becomes of the response; its events are in the outbox when this returns."""
@@ -152,6 +176,8 @@ class Tracker:
 
     async def invite_async(self, planned: Plan, slug: str) -> str:
         """``invite`` for async code."""
+        if self.asks_async:
+            await self.rules.asking.ask(planned.facts, self.rules.origin(planned.facts).host)
         gate = self._route_gate(planned, slug)
         try:
             begun = self._begin(planned, gate, CLICKS_UNDER_ASGI)
@@ -287,12 +313,15 @@ class Tracker:
         site = self._site(facts)
         if gate.reason in ("off", "opted-out", "gpc", "no-consent", "bot") or site is None:
             return None, {}
-        if is_machine(facts.header("user-agent") or "") or not is_granted(self.settings.consent, facts):
+        origin = self.rules.origin(facts)
+        if is_machine(facts.header("user-agent") or "") or self.rules.signals_privacy(facts):
             return None, {}
-        visitor = planned.page or Identity(facts, self.rules.origin(facts), self.rules, self.rules.site_rules(site))
+        if self.rules.asking.answer(facts, origin.host) is not Consent.GRANTED:
+            return None, {}
+        visitor = planned.page or Identity(facts, origin, self.rules, self.rules.site_rules(site))
         if visitor.new_visitor:
             return None, {}
-        lent = {name: value for name, value in visitor.meta().items() if name in _LENT}
+        lent = {name: value for name, value in visitor.meta().items() if name in LENT}
         if visitor.new_fbp:
             lent.pop("fbp", None)
         return visitor.temp_id, lent

@@ -28,6 +28,7 @@ class AdTargetMiddleware:
     def __init__(self, app: WSGIApplication, settings: Settings | None = None) -> None:
         self.app = app
         self.tracker = Tracker(settings)
+        self.tracker.require_sync()
 
     def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
         if "adtarget" in environ:  # installed twice works once

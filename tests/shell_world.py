@@ -88,12 +88,12 @@ class Answer:
         return {name: morsel.value for name, morsel in jar.items()}
 
     def without_ours(self) -> Answer:
-        """Less the five cookies and the documented Cache-Control: what must be the app's own, byte for byte."""
+        """Less the five cookies, the opt-out and the documented Cache-Control: what must be the app's own, byte for byte."""
         kept = tuple(
             (name, value)
             for name, value in self.headers
             if name.lower() != "cache-control"
-            and not (name.lower() == "set-cookie" and value.partition("=")[0] in OURS)
+            and not (name.lower() == "set-cookie" and value.partition("=")[0] in {*OURS, "adtarget_optout"})
         )
         return replace(self, headers=kept)
 

@@ -56,6 +56,7 @@ from shell_world import (
 
 from adtarget_proxy import wsgi
 from adtarget_proxy.django import AdTargetMiddleware, check_settings, tracker
+from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.sandbox.server import Sandbox
 from adtarget_proxy.tracker import Tracker
 
@@ -450,6 +451,58 @@ def test_a_fault_of_ours_changes_no_page_and_kills_no_button(
         assert site.ask(CLICK)["Location"] == FALLBACK
 
 
+# -- consent -------------------------------------------------------------------------------------------------------------------
+
+
+def my_consent(request: Any) -> Any:
+    return request.cookies.get("my_consent") == "yes"
+
+
+async def my_async_consent(request: Any) -> Any:
+    return my_consent(request)
+
+
+CACHED = [
+    "adtarget_proxy.django.AdTargetMiddleware",
+    "django.middleware.cache.UpdateCacheMiddleware",
+    "django.middleware.cache.FetchFromCacheMiddleware",
+]
+
+
+def test_a_withdrawal_deletes_cookies_on_every_domain_also_on_a_page_from_the_cache(site: Any) -> None:
+    with override_settings(ADTARGET=quiet(consent=my_consent), MIDDLEWARE=CACHED):
+        for _ in range(2):
+            site.ask(KNOWN_PAGE.having(cookie=KNOWN_PAGE.headers["cookie"] + "; my_consent=yes"))
+            response = site.ask(KNOWN_PAGE)
+            gone = [(morsel.key, morsel["domain"]) for morsel in response.cookies.values() if morsel["max-age"] == "0"]
+            names = ("adtarget_temp_id", "adtarget_session_id", "_fbp")
+            assert sorted(gone) == sorted((name, domain) for name in names for domain in ("", "shop.test"))
+            assert {morsel.OutputString().partition("=")[2][0] for morsel in response.cookies.values()} == {";"}
+            assert response["Cache-Control"].split(", ")[0] == "private"
+            assert kept(tracker()) == []
+        assert len(seen) == 1  # the others came from the cache
+        assert site.ask(PAGE).cookies == {}
+
+
+def test_the_switch_works_on_a_page_from_the_cache(site: Any) -> None:
+    with override_settings(ADTARGET=quiet(debug=True), MIDDLEWARE=CACHED):
+        for _ in range(2):
+            response = site.ask(at("/", query="adtarget=off"))
+            assert response["X-Adtarget-Reason"] == "opted-out"
+            assert response.cookies["adtarget_optout"]["httponly"]
+            assert "private" in response["Cache-Control"]
+        assert len(seen) == 1
+
+
+def test_an_async_function_is_awaited_under_asgi_and_refused_under_wsgi() -> None:
+    with override_settings(ADTARGET=quiet(consent=my_async_consent)):
+        asked = PAGE.having(cookie="my_consent=yes")
+        assert AsyncDjango().ask(asked).cookies.keys() >= {"adtarget_temp_id"}
+        assert AsyncDjango().ask(PAGE).cookies == {}
+        with pytest.raises(SettingsError, match=r"consent: is an async function.*ASGI"):
+            SyncDjango().ask(asked)
+
+
 # -- settings ----------------------------------------------------------------------------------------------------------------
 
 
@@ -464,6 +517,9 @@ def grant(facts: Any) -> bool:
 CHECKS: list[tuple[dict[str, Any], list[str]]] = [
     ({"ADTARGET": {"API_KEY": "atk_live_a_b", "CONSENT": grant}}, []),
     ({"ADTARGET": {"api_key": "atk_live_a_b", "consent": grant, "Outbox": "memory://"}}, []),
+    ({"ADTARGET": {"API_KEY": "atk_live_a_b", "CONSENT": "didomi"}}, []),
+    ({"ADTARGET": {"API_KEY": "atk_live_a_b", "CONSENT": "didomy"}}, ["adtarget_proxy.E001"]),
+    ({"ADTARGET": {"API_KEY": "atk_live_a_b", "CONSENT": my_async_consent}}, ["adtarget_proxy.W004"]),
     ({"ADTARGET": {"API_KEY": "atk_live_a_b"}}, ["adtarget_proxy.W001"]),
     ({"ADTARGET": {}}, ["adtarget_proxy.E001"]),
     ({"ADTARGET": {"API_KEY": "atid_a", "COLOUR": 1, "RATE": "x"}}, ["adtarget_proxy.E001"]),

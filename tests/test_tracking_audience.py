@@ -6,12 +6,11 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 from tracking_world import AGENT, Request
 
-from adtarget_proxy.tracking.audience import Consent, is_ahead_of_time, is_granted, is_machine, signals_dnt, signals_gpc
+from adtarget_proxy.tracking.audience import is_ahead_of_time, is_machine, signals_dnt, signals_gpc
 
 IPHONE = "Mozilla/5.0 (iPhone; CPU iPhone OS 17_5 like Mac OS X) AppleWebKit/605.1.15 (KHTML, like Gecko) Mobile/15E148"
 ANDROID = "Mozilla/5.0 (Linux; Android 14; Pixel 8) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Mobile Safari/537.36"
@@ -176,25 +175,3 @@ def test_what_is_fetched_ahead_of_time_says_so_in_a_header(name: str, value: str
 def test_privacy_signals_are_exactly_one(value: str | None, signal: bool) -> None:
     assert signals_gpc(Request(headers={"sec-gpc": value})) is signal
     assert signals_dnt(Request(headers={"dnt": value})) is signal
-
-
-@pytest.mark.parametrize(
-    ("answer", "granted"),
-    [
-        (True, True),
-        (Consent.GRANTED, True),
-        ("granted", True),
-        (False, False),
-        (None, False),
-        ("denied", False),
-        (Consent.UNKNOWN, False),
-        (1, False),
-        ("yes", False),
-    ],
-)
-def test_only_a_plain_yes_grants(answer: Any, granted: bool) -> None:
-    assert is_granted(lambda facts: answer, Request()) is granted
-
-
-def test_without_a_question_everybody_is_granted() -> None:
-    assert is_granted(None, Request())

@@ -6,7 +6,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from adtarget_proxy.tracking.scrub import REDACTED, scrubbed_query, scrubbed_url
+from adtarget_proxy.tracking.scrub import (
+    REDACTED,
+    scrubbed_query,
+    scrubbed_url,
+    switch_of,
+    url_without_switch,
+    without_switch,
+)
 
 JWT = "eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0.c2lnbmF0dXJl"
 
@@ -123,3 +130,28 @@ def test_scrubbing_twice_is_scrubbing_once(text: str) -> None:
     once = scrubbed_query(text)
     assert scrubbed_query(once) == once
     scrubbed_url(text)
+
+
+SWITCHES = [
+    ("adtarget=off", "", "off"),
+    ("adtarget=on", "", "on"),
+    ("a=1&adtarget=on", "a=1", "on"),
+    ("adtarget=on&a=1", "a=1", "on"),
+    ("a=1&adtarget=on&b=2", "a=1&b=2", "on"),
+    ("adtarget=off&adtarget=on&a=1", "a=1", "on"),
+    ("a=1&adtarget=on&b=2&adtarget=off", "a=1&b=2", "off"),
+    ("adtarget=on&a=%E4&&b=?&", "a=%E4&&b=?&", "on"),
+    ("adtarget=offer", "adtarget=offer", None),
+    ("xadtarget=on", "xadtarget=on", None),
+    ("a=adtarget=on", "a=adtarget=on", None),
+    ("adtarget=ON", "adtarget=ON", None),
+    ("a=1&&b=2?", "a=1&&b=2?", None),
+]
+
+
+@pytest.mark.parametrize(("query", "left", "said"), SWITCHES)
+def test_the_switch_is_read_and_taken_out_and_nothing_else(query: str, left: str, said: str | None) -> None:
+    assert (without_switch(query), switch_of(query)) == (left, said)
+    assert url_without_switch(f"https://shop.test/#{query}") == f"https://shop.test/#{query}"
+    url = f"https://shop.test/?{query}#top"
+    assert url_without_switch(url) == (f"https://shop.test/?{left}#top" if left else "https://shop.test/#top")

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qsl, urlsplit
 
+from adtarget_proxy.consent import READERS
 from adtarget_proxy.links import fallback_link
 
 _SLUG_MARK = "{slug}"
@@ -184,10 +185,16 @@ def invite_path(value: Any) -> str:
     return path
 
 
-def function(value: Any) -> Callable[..., Any] | None:
-    """A function, or None."""
-    if value is not None and not callable(value):
-        raise ValueError("must be a function")
+def consent(value: Any) -> Callable[..., Any] | None:
+    """A function, the name of a consent tool, or None."""
+    if value in (None, ""):
+        return None
+    if isinstance(value, str) and value in READERS:
+        return READERS[value]()
+    if not callable(value):
+        raise ValueError(f"must be a function from a request to True, False or None, or one of {', '.join(READERS)}")
+    if value in READERS.values():
+        raise ValueError("is a reader without its parentheses; write it with them, such as onetrust()")
     return value  # type: ignore[no-any-return]
 
 

@@ -59,7 +59,7 @@ class Settings:
     cookie_domain: str | None = _setting(None, checks.domain)
     secret_key: Any = _setting(None, checks.keys, secret=True)
     cache: Literal["protect", "skip", "leave"] = _setting("protect", checks.one_of("protect", "skip", "leave"))
-    consent: Callable[..., Any] | None = _setting(None, checks.function, env=False)
+    consent: Callable[..., Any] | None = _setting(None, checks.consent)
     respect_gpc: bool = _setting(True, checks.flag)
     respect_dnt: bool = _setting(False, checks.flag)
     geo: Any = _setting("edge", checks.geo)

@@ -1,4 +1,4 @@
-"""Who counts: no machines, no previews, nothing fetched ahead, nobody who said no.
+"""Who counts: no machines, no previews, nothing fetched ahead, nobody whose browser says no.
 
 The lists are those of meta-cookies ("Who gets no ids, no visit, no invite"), and the community's where the extra ``[bots]`` is
 installed. In-app browsers are people and come before the generic rule, unless the agent also names a previewer.
@@ -7,10 +7,7 @@ installed. In-app browsers are people and come before the generic rule, unless t
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
-from enum import StrEnum
 from functools import lru_cache
-from typing import Any
 
 from adtarget_proxy.tracking.crawlers import is_listed
 from adtarget_proxy.tracking.facts import MAX_AGENT, Facts
@@ -69,19 +66,3 @@ def signals_gpc(facts: Facts) -> bool:
 def signals_dnt(facts: Facts) -> bool:
     """``DNT: 1``, Do Not Track."""
     return facts.header("dnt") == "1"
-
-
-class Consent(StrEnum):
-    """What a ``consent`` callable answers; a bool or None is read as granted, denied or unknown."""
-
-    GRANTED = "granted"
-    DENIED = "denied"
-    UNKNOWN = "unknown"
-
-
-def is_granted(ask: Callable[[Facts], Any] | None, facts: Facts) -> bool:
-    """Whether this visitor may be tracked. Without a callable everybody is; one that raises has not granted anything."""
-    if ask is None:
-        return True
-    answer = ask(facts)
-    return answer is True or answer == Consent.GRANTED

@@ -33,6 +33,7 @@ STATE_MAX_AGE = 31_536_000
 REISSUE_AFTER = 2_592_000  # a third of the shortest of the long lives
 
 _FAR_FUTURE = 10**15  # ms
+_PARENTS = 5  # of a host, that a cookie is deleted on
 _EARLIEST_MS = 1_483_228_800_000  # 2017-01-01
 _DAY_MS = 86_400_000
 # RFC 6265's cookie-octet: printable ASCII but for the quote, the comma, the semicolon, the backslash and the space
@@ -187,6 +188,11 @@ def mint_fbc(index: int, now_ms: int, fbclid: str) -> str:
     return f"fb.{index}.{now_ms}.{fbclid}"
 
 
+def brought(header: str | None) -> tuple[str, ...]:
+    """Which of our five cookies a Cookie header holds, valid or not, each once."""
+    return tuple(dict.fromkeys(name for name, _ in _PAIRS.findall(header))) if header else ()
+
+
 # -- the domain ------------------------------------------------------------------------------------------------------------
 
 
@@ -198,6 +204,21 @@ def cookie_domain(host: str, explicit: str | None) -> str | None:
     if explicit and (host == explicit or host.endswith("." + explicit)) and not _is_public_suffix(explicit):
         return explicit
     return _registrable(host)
+
+
+def every_domain(host: str, explicit: str | None) -> tuple[str | None, ...]:
+    """Every Domain that a cookie for ``host`` may have been set with, under these settings or others; None is host-only.
+
+    Of a host with many labels the last five that can be; browsers pass over a public suffix.
+    """
+    if "." not in host or _is_ip(host):
+        return (None,)
+    labels, top = host.split("."), _registrable(host)
+    parents = [".".join(labels[n:]) for n in range(len(labels) - 1)]
+    known = [name for name in parents if top is None or len(name) >= len(top)][-_PARENTS:]
+    if explicit and explicit in parents and explicit not in known:
+        known.append(explicit)
+    return (None, *known)
 
 
 def subdomain_index(host: str, domain: str | None) -> int:

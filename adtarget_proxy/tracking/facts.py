@@ -10,6 +10,8 @@ from functools import lru_cache
 from typing import NamedTuple
 from urllib.parse import quote
 
+from adtarget_proxy.consent import Consent
+
 _HOST = re.compile(r"(?:[A-Za-z0-9_](?:[A-Za-z0-9_.-]{0,252})|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
 _NOT_URL = re.compile(r"[^!$&-;=?-Z_a-z~%\[\]]")  # whatever RFC 3986 does not allow in a path or a query
 _URL_SAFE = "!$%&'()*+,-./:;=?@[]_~"
@@ -26,7 +28,9 @@ class Facts:
     address at the other end of the socket, ``"unix"`` for a Unix socket, or None.
     """
 
-    __slots__ = ("method", "path", "peer", "query", "scheme")
+    __slots__ = ("consent", "method", "path", "peer", "query", "scheme")
+
+    consent: Consent  # once it has been asked for
 
     def __init__(self, method: str, scheme: str, path: str, query: str, peer: str | None) -> None:
         self.method = method

@@ -35,7 +35,7 @@ from adtarget_proxy.tracking.cookies import (
 from adtarget_proxy.tracking.events import FbpUpdate
 from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, Geo, url_text
 from adtarget_proxy.tracking.rules import Rules, SiteRules
-from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url
+from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url, url_without_switch, without_switch
 from adtarget_proxy.tracking.state import State
 
 _TOUCH = re.compile(r"(?:^|&)(?:amp;)?(utm_(?:source|medium|campaign|content|term)|gclid|ttclid|sccid)=([^&]+)")
@@ -101,6 +101,7 @@ class Identity:
         query, clicked = facts.query, None
         if query:
             clicked = click_id(query)
+            query = without_switch(query)
             query = scrubbed_query(query) if rules.settings.scrub else query
         self.query = query
         self.touch: Mapping[str, str] = touch_of(query) if query else _NO_TOUCH
@@ -255,6 +256,7 @@ def _shown(url: str, scrub: bool) -> str:
 @lru_cache(maxsize=2048)
 def _shown_again(url: str, scrub: bool) -> str:
     """Pages repeat, and so do the pages that lead to them."""
+    url = url_without_switch(url)
     return url_text(scrubbed_url(url) if scrub else url.partition("#")[0])
 
 

@@ -13,12 +13,13 @@ from fnmatch import translate
 from functools import lru_cache
 from typing import Literal, NamedTuple, get_args
 
+from adtarget_proxy.consent import Consent
 from adtarget_proxy.settings import Account, InviteRoute, Settings, Site
 from adtarget_proxy.tracking.address import Origin, origin_reader
+from adtarget_proxy.tracking.asking import Asking, Tell
 from adtarget_proxy.tracking.audience import (
     RARE_HEADERS,
     is_ahead_of_time,
-    is_granted,
     is_machine,
     signals_dnt,
     signals_gpc,
@@ -26,6 +27,7 @@ from adtarget_proxy.tracking.audience import (
 from adtarget_proxy.tracking.cookies import Place, has_opted_out, place_of
 from adtarget_proxy.tracking.facts import Facts, bare_host
 from adtarget_proxy.tracking.pages import asks_for_page
+from adtarget_proxy.tracking.scrub import SWITCH, switch_of
 from adtarget_proxy.tracking.state import StateSigner
 
 Reason = Literal[
@@ -52,7 +54,7 @@ REASONS: tuple[Reason, ...] = get_args(Reason)
 
 @dataclass(frozen=True, slots=True)
 class SiteRules:
-    """One site on the request path: which account its events are for, and who signs its state, by which secret key."""
+    """One site on the request path: which account its events are for, and who signs its cookies, by which secret key."""
 
     site: Site
     account: str
@@ -66,13 +68,17 @@ class SiteRules:
 
 
 class Gate(NamedTuple):
-    """What the request alone decides. Without a reason it is a page view (``slug`` None) or a click that counts."""
+    """What the request alone decides. Without a reason it is a page view (``slug`` None) or a click that counts.
+
+    With ``rules``, ``no-consent`` is a visitor who said no. ``switch`` is what the page's ``?adtarget=`` says.
+    """
 
     reason: Reason | None
     rules: SiteRules | None = None
     slug: str | None = None
     route: InviteRoute | None = None
     origin: Origin | None = None
+    switch: Literal["on", "off"] | None = None
 
 
 _OFF = Gate("off")
@@ -97,6 +103,7 @@ class Rules:
         *,
         clock: Callable[[], float],
         entropy: Callable[[int], bytes],
+        tell: Tell = lambda _: None,
     ) -> None:
         self.settings = settings
         self.clock = clock
@@ -112,7 +119,8 @@ class Rules:
         is_left_out = _left_out(settings.include, settings.exclude)
         # what a path says, remembered: the slug of an invite route, and whether its pages are left out
         self._by_path = lru_cache(maxsize=4096)(lambda path: (self._slug(path), is_left_out(path)))
-        self._asks = settings.consent is not None
+        self.asking = Asking(settings.consent, tell)
+        self._asks = self.asking.is_needed
         self._gates: dict[object, Gate] = {}
 
     def gate(self, facts: Facts) -> Gate:
@@ -131,15 +139,38 @@ class Rules:
             return _UNKNOWN_HOST
         if is_left_out:
             return _EXCLUDED
+        if facts.query and SWITCH in facts.query and asks_for_page(facts):
+            gate = self._switch_gate(facts, site or self._only)
+            if gate is not None:
+                return gate
         cookie = facts.header("cookie")
         if cookie is not None and has_opted_out(cookie):
             return _OPTED_OUT
         if not asks_for_page(facts):
             return _NOT_A_PAGE
         gate = self._page_gate(facts, site or self._only)
-        if gate.reason is None and self._asks and not is_granted(self.settings.consent, facts):
-            return _NO_CONSENT
+        if gate.reason is None and self._asks:
+            return self._consent_gate(facts, gate)
         return gate
+
+    def _consent_gate(self, facts: Facts, gate: Gate) -> Gate:
+        """The gate of a navigation that only consent can stop. Who says no is taken leave of."""
+        consent = self.asking.answer(facts, gate.origin.host if gate.origin else None)
+        if consent is Consent.GRANTED:
+            return gate
+        return gate._replace(reason="no-consent") if consent is Consent.DENIED else _NO_CONSENT
+
+    def _switch_gate(self, facts: Facts, site: Site) -> Gate | None:
+        """The gate of a page that is asked for with ``?adtarget=off`` or ``on``; None with neither, or where nobody has seen it."""
+        switch, origin = switch_of(facts.query), self.origin(facts)
+        if switch is None or origin.host is None or is_ahead_of_time(facts):
+            return None
+        if switch == "off":
+            return Gate("opted-out", self.site_rules(site), origin=origin, switch=switch)
+        gate = self._new_page_gate(facts, site)
+        if gate.reason is None:
+            gate = self._consent_gate(facts, gate)
+        return gate._replace(rules=self.site_rules(site), origin=origin, switch=switch)
 
     def _page_gate(self, facts: Facts, site: Site) -> Gate:
         """The gate of a navigation but for consent. A browser's headers repeat from page to page, and so does what they say."""
@@ -226,7 +257,7 @@ class Rules:
             reason = "not-a-page"
         else:
             reason = self._audience(facts)
-            if reason is None and self._asks and not is_granted(self.settings.consent, facts):
+            if reason is None and self.asking.answer(facts, origin.host) is not Consent.GRANTED:
                 reason = "no-consent"
         return Gate(reason, self.site_rules(site) if reason is None else None, slug, route, origin)
 
@@ -236,11 +267,12 @@ class Rules:
             return "prefetch"
         if is_machine(facts.header("user-agent") or ""):
             return "bot"
-        if has_rare and self._signals_privacy(facts):
+        if has_rare and self.signals_privacy(facts):
             return "gpc"
         return None
 
-    def _signals_privacy(self, facts: Facts) -> bool:
+    def signals_privacy(self, facts: Facts) -> bool:
+        """Whether the browser asks not to be tracked, in a way that these settings heed."""
         settings = self.settings
         return (settings.respect_gpc and signals_gpc(facts)) or (settings.respect_dnt and signals_dnt(facts))
 

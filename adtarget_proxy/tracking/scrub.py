@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import re
 from functools import lru_cache
+from typing import Literal
 from urllib.parse import unquote_plus
 
 REDACTED = "redacted"
@@ -36,8 +37,31 @@ _TOKEN = re.compile(
 _PATH_EMAIL = re.compile(r"[^\s/?&=#@:]{1,64}(?:@|%40)[^\s/?&=#@:%]+\.[A-Za-z]{2,}")
 _USER_INFO = re.compile(r"^([a-z-]+://)[^/@]*@", re.IGNORECASE)
 _PAIR = re.compile(r"[^&;]+")
+SWITCH = "adtarget=o"
+_SWITCHES: dict[str, Literal["on", "off"]] = {"adtarget=on": "on", "adtarget=off": "off"}
 _ID_NAMES = frozenset({"fbclid", "gclid", "ttclid", "sccid", "wbraid", "gbraid", "msclkid"})
 _LONGEST_NAME = 128  # characters; a longer name is looked at, but not remembered
+
+
+def switch_of(query: str) -> Literal["on", "off"] | None:
+    """What a raw query's last ``adtarget=on`` or ``adtarget=off`` says; any other value is the site's own."""
+    said = [_SWITCHES[pair] for pair in query.split("&") if pair in _SWITCHES]
+    return said[-1] if said else None
+
+
+def without_switch(query: str) -> str:
+    """A raw query without ``adtarget=on`` and ``adtarget=off``, which are for us alone; everything else byte for byte."""
+    return "&".join(pair for pair in query.split("&") if pair not in _SWITCHES) if SWITCH in query else query
+
+
+def url_without_switch(url: str) -> str:
+    """The same of a URL's query."""
+    if SWITCH not in url:
+        return url
+    path, mark, rest = url.partition("?")
+    query, sharp, fragment = rest.partition("#")
+    left = without_switch(query)
+    return f"{path}{mark if left else ''}{left}{sharp}{fragment}"
 
 
 def scrubbed_query(query: str) -> str:

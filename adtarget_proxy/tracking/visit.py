@@ -14,6 +14,7 @@ from adtarget_proxy.tracking.facts import Facts, Response
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.pages import is_cacheable, is_page, protected
 from adtarget_proxy.tracking.rules import Gate, Reason, Rules, SiteRules
+from adtarget_proxy.tracking.withdrawal import Parting, parting_of
 
 _NOTHING: frozenset[str] = frozenset()
 _CACHE_CONTROL = frozenset({"cache-control"})
@@ -29,6 +30,7 @@ class Plan:
     event_id: str | None = None
     external_user_id: str | None = None
     click_cookies: tuple[str, ...] | None = None  # where the app's own view made an invite click of this request
+    parting: Parting | None = None  # of a visitor who said no, or threw the switch
     is_kept = False  # its events are in the outbox
 
     def __init__(self, facts: Facts, gate: Gate, page: Identity | None = None, event_id: str | None = None) -> None:
@@ -53,6 +55,13 @@ class Outcome(NamedTuple):
 def plan(facts: Facts, rules: Rules) -> Plan:
     """What the request alone decides, and who the visitor of a page view is."""
     gate = rules.gate(facts)
+    planned = _planned(facts, gate, rules)
+    if gate.switch is not None or gate.reason == "no-consent":
+        planned.parting = parting_of(facts, gate, rules)
+    return planned
+
+
+def _planned(facts: Facts, gate: Gate, rules: Rules) -> Plan:
     if gate.reason is not None or gate.slug is not None or gate.rules is None or gate.origin is None:
         return Plan(facts, gate)
     return Plan(facts, gate, Identity(facts, gate.origin, rules, gate.rules), rules.entropy(16).hex())
@@ -60,6 +69,20 @@ def plan(facts: Facts, rules: Rules) -> Plan:
 
 def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
     """What becomes of the response. A second call with another response decides anew and changes nothing of the first."""
+    outcome = _finished(planned, response, rules)
+    return outcome if planned.parting is None else _parted(planned, planned.parting, response, outcome)
+
+
+def _parted(planned: Plan, parting: Parting, response: Response, outcome: Outcome) -> Outcome:
+    """``outcome`` with the parting. A page that deletes cookies is nobody else's, so ``cache`` has no say in it."""
+    events = (*parting.events, *outcome.events)
+    if not (200 <= response.status < 300 and is_page(response, planned.facts)):
+        return outcome._replace(events=events)
+    cache_control, dropped = protected(response.headers)
+    return Outcome(outcome.reason, (*outcome.cookies, *parting.cookies), cache_control, dropped, events)
+
+
+def _finished(planned: Plan, response: Response, rules: Rules) -> Outcome:
     if planned.click_cookies is not None and not _is_page_view(planned, response):
         return Outcome(planned.reason or "invite", planned.click_cookies, "private, no-store", _CACHE_CONTROL)
     if planned.gate.reason is not None:
