@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import asyncio
 import inspect
 import re
@@ -13,6 +14,7 @@ import httpx
 import pytest
 
 from adtarget_proxy import Settings
+from adtarget_proxy.consent import READERS, Request
 from adtarget_proxy.sandbox.server import Sandbox
 from adtarget_proxy.tracking.rules import REASONS
 
@@ -64,6 +66,28 @@ def test_a_snippet_runs_as_printed(framework: str, adtarget_sandbox: Sandbox) ->
     page = ask(app)
     assert (page.status_code, page.text) == (200, '<a href="/c/vip">Join</a>')
     assert page.cookies["adtarget_temp_id"] == adtarget_sandbox.wait_for(1, "visit")[0]["fields"]["tempId"]
+
+
+def test_the_consent_snippet_runs_as_printed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("ADTARGET_API_KEY", "atk_live_readme00_s")
+    monkeypatch.setenv("ADTARGET_OUTBOX", "memory://")
+    (code,) = re.findall(r"```python\n([^`]*\nfrom adtarget_proxy\.consent import .*?)```", README, re.DOTALL)
+    consent = run(code)["consent"]
+    said = [
+        consent(Request("GET", "/", "", None, {"cookie": cookie}.get))
+        for cookie in ("", "my_consent=yes", "my_consent=no")
+    ]
+    assert said == [None, True, False]
+
+
+@pytest.mark.parametrize("name", READERS)
+def test_every_reader_is_told_with_its_defaults(name: str) -> None:
+    row = next(line for line in README.splitlines() if line.startswith(f"| `{name}("))
+    for parameter in inspect.signature(READERS[name]).parameters.values():
+        told = re.search(rf"\b{parameter.name}=((?:\([^)]*\)|[^,)])+)", row)
+        assert told is not None, parameter.name
+        value = told[1]
+        assert value == "…" or ast.literal_eval(value) == parameter.default
 
 
 @pytest.mark.server
