@@ -58,6 +58,13 @@ def _without_withdrawn(db: Connection, events: Sequence[Event], now: float) -> S
     for event in events:
         if isinstance(event, Withdrawal):
             withdraw(db, event.visitor, at=event.at, now=now)
+    if (
+        db.execute(
+            "SELECT 1 FROM settled WHERE id >= ? AND id < ?", (WITHDRAWN, WITHDRAWN.replace(" ", "!"))
+        ).fetchone()
+        is None
+    ):
+        return events  # most sites have none: the pump does not pay for it
     visitors = json.dumps([WITHDRAWN + visitor for visitor in {event.visitor for event in events}])
     rows = db.execute("SELECT id, at FROM settled WHERE id IN (SELECT value FROM json_each(?))", (visitors,))
     until = {name.removeprefix(WITHDRAWN): at for name, at in rows}
