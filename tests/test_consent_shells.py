@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from cookie_jar import CookieJar
 from itsdangerous import Signer
 from shell_world import (
     CLICK,
@@ -382,6 +383,28 @@ def test_a_withdrawal_deletes_our_cookies_on_every_domain_used(shell: Shell, wra
     assert all(line.count("Max-Age=0") == 1 for line in answer.all("set-cookie"))
     assert answer.all("cache-control") == ["private"]
     assert (answer.status, answer.body) == (200, b"<h1>Hello</h1>")
+
+
+@pytest.mark.parametrize(
+    "host",
+    ["shop.test", "www.shop.test", "a.shop.co.uk", "shop.herokuapp.com", "localhost", "192.0.2.7", "www.shop.test."],
+)
+def test_a_browser_has_none_of_our_cookies_left_whatever_the_settings_were_that_set_them(
+    shell: Shell, wrap: Wrap, host: str
+) -> None:
+    jar = CookieJar(time.time())
+    explicit = host.rstrip(".") if "." in host and not host[0].isdigit() else None
+    for settings in ({}, {"cookie_domain": explicit}):
+        for line in shell.ask(wrap(**settings), PAGE.having(host=host, cookie=jar.header(host))).all("set-cookie"):
+            jar.keep(line, host)
+    for name in OURS:  # as before the public-suffix list was installed
+        jar.keep(f"{name}=1; Path=/; Max-Age=9999", host)
+    jar.keep("session=1; Path=/", host)
+    assert {cookie.name for cookie in jar.sent(host)} == {*OURS, "session"}
+    answer = shell.ask(wrap(consent=my_consent), saying("no", jar.header(host) or "").having(host=host))
+    for line in answer.all("set-cookie"):
+        jar.keep(line, host)
+    assert jar.header(host) == "session=1"
 
 
 BROUGHT: dict[str, tuple[str, set[str]]] = {
