@@ -128,6 +128,8 @@ class AsgiFacts(Facts):
         self.query = scope.get("query_string", b"").decode("latin-1")
         client = scope.get("client")
         self.peer = client[0] if client else _unix_peer(scope)
+        # No connection comes from port 0: uvicorn writes it where it took the address from X-Forwarded-For.
+        self.hop = "" if client and client[1] == 0 else None
 
     def header(self, name: str) -> str | None:
         value = self._headers.get(_NAMES[name])

@@ -12,7 +12,8 @@ from contextlib import suppress
 
 from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.settings import Settings
-from adtarget_proxy.tracking.address import UNIX, private_network
+from adtarget_proxy.tracking.address import UNIX, is_edge_of, likely_preset, private_network
+from adtarget_proxy.tracking.facts import Facts
 
 _log = logging.getLogger("adtarget_proxy")
 
@@ -49,16 +50,22 @@ class Notices:
                     "the consent function %s: visitors whom it does not answer for are not tracked. Said once.", problem
                 )
 
-    def untrusted_proxy(self, peer: str | None) -> None:
-        """The line to paste, where a private peer brings X-Forwarded-For: the network it is in, not its address."""
+    def untrusted_proxy(self, facts: Facts) -> None:
+        """The line to paste, where a request seems to have come by a proxy: a preset's name or a network, never an address."""
         if not self._is_first("proxy"):
             return
-        network = UNIX if peer in (None, "", UNIX) else private_network(peer)
         with suppress(Exception):
+            preset, words = likely_preset(facts), []
+            if preset is not None:
+                words.append(preset)
+            if preset is None or not is_edge_of(
+                preset, facts.peer
+            ):  # a proxy of the user's own, behind the edge if there is one
+                words.append(UNIX if facts.peer in (None, "", UNIX) else private_network(facts.peer) or "its network")
             _log.warning(
-                "A proxy in front sends X-Forwarded-For, but none is trusted: visitors' addresses are not reported. "
+                "A proxy in front tells the visitor's address, but none is trusted: visitors' addresses are not reported. "
                 'If the proxy is yours, set trusted_proxies (ADTARGET_TRUSTED_PROXIES="%s").',
-                network or "its network",
+                ",".join(words),
             )
 
     def fault(self, where: str) -> None:

@@ -53,7 +53,14 @@ class Tracker:
     ) -> None:
         self.settings = settings if settings is not None else Settings()
         self.notices = Notices()
-        self.rules = Rules(self.settings, self._keys, clock=clock, entropy=entropy, tell=self.notices.consent)
+        self.rules = Rules(
+            self.settings,
+            self._keys,
+            clock=clock,
+            entropy=entropy,
+            tell=self.notices.consent,
+            fault=self.notices.fault,
+        )
         self.outbox = Outbox.open(self.settings.outbox)
         self.delivery = Delivery(self.settings, self.outbox)
         self._tally = {reason: itertools.count() for reason in REASONS}
@@ -70,7 +77,7 @@ class Tracker:
         if planned.reason is not None:
             next(self._tally[planned.reason])
         elif planned.gate.origin is not None and planned.gate.origin.hint:
-            self.notices.untrusted_proxy(planned.facts.peer)
+            self.notices.untrusted_proxy(planned.facts)
         return planned
 
     @property

@@ -93,7 +93,9 @@ class WsgiFacts(Facts):
         self.path = _path(environ)
         self.query = environ.get("QUERY_STRING", "")
         peer = environ.get("REMOTE_ADDR")
-        self.peer = "unix" if peer in ("", "unix:") else peer
+        self.peer = _peer(peer)
+        fixed = environ.get("werkzeug.proxy_fix.orig")  # what ProxyFix, where it is outside of us, has written over
+        self.hop = _hop(peer, fixed) if fixed is not None else None
 
     def header(self, name: str) -> str | None:
         value: str | None = self._environ.get(_KEYS[name])
@@ -152,6 +154,15 @@ def _by_name(headers: HeaderList) -> dict[str, str]:
             key = name.lower()
             table[key] = f"{table[key]}, {value}" if key in table else value
     return table
+
+
+def _peer(text: str | None) -> str | None:
+    return "unix" if text in ("", "unix:") else text
+
+
+def _hop(peer: str | None, fixed: dict[str, str | None]) -> str | None:
+    before = fixed.get("REMOTE_ADDR")
+    return None if before == peer else _peer(before) or ""
 
 
 def _path(environ: WSGIEnvironment) -> str:

@@ -6,6 +6,7 @@ import logging
 
 import pytest
 from shell_world import quiet
+from tracking_world import Request
 
 from adtarget_proxy.notices import Notices
 
@@ -30,7 +31,7 @@ def test_an_untrusted_proxy_is_told_of_with_the_line_to_paste(
 ) -> None:
     notices = Notices()
     for _ in range(3):
-        notices.untrusted_proxy(peer)
+        notices.untrusted_proxy(Request(peer=peer))
     (record,) = caplog.records
     assert f'ADTARGET_TRUSTED_PROXIES="{line}"' in record.getMessage()
 
@@ -74,5 +75,5 @@ def test_a_log_handler_that_fails_is_no_fault_of_ours(monkeypatch: pytest.Monkey
     monkeypatch.setattr(logging.Logger, "_log", broken)
     notices = Notices()
     notices.introduce(quiet())
-    notices.untrusted_proxy("10.0.0.1")
+    notices.untrusted_proxy(Request(peer="10.0.0.1"))
     notices.fault("plan")

@@ -19,6 +19,7 @@ from urllib.parse import parse_qsl, urlsplit
 from adtarget_proxy.consent import READERS
 from adtarget_proxy.links import fallback_link
 
+PRESETS = ("cloudflare", "aws-elb", "nginx", "fastly", "vercel", "azure")  # what each trusts: tracking/presets.py
 _SLUG_MARK = "{slug}"
 
 
@@ -134,27 +135,35 @@ def _redis(url: str) -> str:
 
 
 def trusted_proxies(value: Any) -> int | tuple[str, ...]:
-    """Networks and the word ``unix``, or the number of proxies in front."""
+    """Networks, the word ``unix`` and a preset's name, or the number of proxies in front."""
     if isinstance(value, bool):
-        raise ValueError("must be networks such as 10.0.0.0/8, or the number of proxies in front")
+        raise ValueError("must be networks such as 10.0.0.0/8, a preset's name, or the number of proxies in front")
     if isinstance(value, int) or (isinstance(value, str) and value.strip().isdigit()):
         hops = int(value)
         if not 0 <= hops <= 10:
             raise ValueError("a number of proxies must be from 0 to 10")
         return hops
-    networks = []
-    for item in strings(value if value is not None else ()):
-        if item == "unix":
-            networks.append(item)
-            continue
-        try:
-            networks.append(str(ipaddress.ip_network(item, strict=False)))
-        except ValueError:
-            raise ValueError(
-                f"{item!r} is no network; write networks such as 10.0.0.0/8 or 127.0.0.1, "
-                "'unix' for a Unix socket, or the number of proxies in front"
-            ) from None
-    return tuple(networks)
+    words = tuple(_proxy(item) for item in strings(value if value is not None else ()))
+    presets = [word for word in words if word in PRESETS]
+    if len(presets) > 1:
+        raise ValueError(
+            f"names {len(presets)} presets ({', '.join(presets)}); name the one that visitors reach, "
+            "and write the networks of the proxies behind it beside it"
+        )
+    return words
+
+
+def _proxy(item: str) -> str:
+    word = item.strip().lower()
+    if word == "unix" or word in PRESETS:
+        return word
+    try:
+        return str(ipaddress.ip_network(word, strict=False))
+    except ValueError:
+        raise ValueError(
+            f"{item!r} is no network and no preset; write networks such as 10.0.0.0/8 or 127.0.0.1, "
+            f"a preset ({', '.join(PRESETS)}), 'unix' for a Unix socket, or the number of proxies in front"
+        ) from None
 
 
 def domain(value: Any) -> str | None:

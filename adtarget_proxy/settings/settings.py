@@ -172,6 +172,12 @@ class Settings:
                         f"{where}api_key: missing; set ADTARGET_API_KEY (atk_live_…), or website_id (atid_…) for the "
                         "keyless surface, or mode='dry-run' to try without AdTarget"
                     )
+        named = set() if isinstance(self.trusted_proxies, int) else {*self.trusted_proxies} & {*checks.PRESETS}
+        if self.forwarded_header and named:
+            problems.append(
+                f"forwarded_header: the preset {named.pop()} in trusted_proxies has a header of its own; "
+                "leave one of the two out"
+            )
         if self.api_key and self.api_key.startswith("atid_"):
             problems.append("api_key: this is a website id (atid_…); write it as website_id")
         if self.website_id and self.website_id.startswith("atk_"):

@@ -25,19 +25,23 @@ class Facts:
     """A request, as its shell saw it. A shell hands in a subclass that knows how to read a header.
 
     ``path`` is decoded and begins with the mount point; ``query`` is as it came, without the question mark; ``peer`` is the
-    address at the other end of the socket, ``"unix"`` for a Unix socket, or None.
+    address at the other end of the socket, ``"unix"`` for a Unix socket, or None. ``hop`` is None, unless the server has put an
+    address of its own reading in the peer's place: then it is the peer's, or ``""`` where the server kept no record of it.
     """
 
-    __slots__ = ("consent", "method", "path", "peer", "query", "scheme")
+    __slots__ = ("consent", "hop", "method", "path", "peer", "query", "scheme")
 
     consent: Consent  # once it has been asked for
 
-    def __init__(self, method: str, scheme: str, path: str, query: str, peer: str | None) -> None:
+    def __init__(
+        self, method: str, scheme: str, path: str, query: str, peer: str | None, hop: str | None = None
+    ) -> None:
         self.method = method
         self.scheme = scheme
         self.path = path
         self.query = query
         self.peer = peer
+        self.hop = hop
 
     def header(self, name: str) -> str | None:
         """A request header by its lower-case name, its lines joined as HTTP says, or None."""

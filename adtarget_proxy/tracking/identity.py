@@ -11,7 +11,7 @@ from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote_plus, urlsplit
 
-from adtarget_proxy.tracking.address import Origin, truncated
+from adtarget_proxy.tracking.address import Origin, sent_address
 from adtarget_proxy.tracking.cookies import (
     FBC,
     FBP,
@@ -33,7 +33,7 @@ from adtarget_proxy.tracking.cookies import (
     same_site,
 )
 from adtarget_proxy.tracking.events import FbpUpdate
-from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, Geo, url_text
+from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, url_text
 from adtarget_proxy.tracking.rules import Rules, SiteRules
 from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url, url_without_switch, without_switch
 from adtarget_proxy.tracking.state import State
@@ -158,17 +158,21 @@ class Identity:
         return self.referrer
 
     def client(self) -> dict[str, Any]:
-        """The visitor's address, agent and place, as far as they may be sent: a private address is nobody's on the internet."""
+        """The visitor's address and agent, as far as they may be sent: a private address is nobody's on the internet."""
         fields: dict[str, Any] = {}
-        settings, address = self._rules.settings, self.origin.address
-        if address is not None and address.public and settings.ip != "none":
-            fields["client_ip"] = address.text if settings.ip == "full" else truncated(address.text)
-            if callable(settings.geo):
-                fields.update(_place(settings.geo(address.text)))
+        address = self.origin.address
+        if address is not None:
+            sent = sent_address(address, self._rules.settings.ip)
+            if sent is not None:
+                fields["client_ip"] = sent
         agent = self._facts.header("user-agent")
         if agent:
             fields["user_agent"] = agent[:MAX_AGENT]
         return fields
+
+    def whereabouts(self) -> Mapping[str, str]:
+        """Where the visitor is: country, region, city, as far as known."""
+        return self._rules.whereabouts(self._facts, self.origin)
 
     def meta(self) -> dict[str, Any]:
         """The fields that name the visitor and the click: tempId, session, fbp, fbc, client."""
@@ -258,10 +262,3 @@ def _shown_again(url: str, scrub: bool) -> str:
     """Pages repeat, and so do the pages that lead to them."""
     url = url_without_switch(url)
     return url_text(scrubbed_url(url) if scrub else url.partition("#")[0])
-
-
-def _place(geo: Geo | None) -> dict[str, str]:
-    if geo is None:
-        return {}
-    places = {"country": geo.country, "region": geo.region, "city": geo.city}
-    return {name: value for name, value in places.items() if value}

@@ -64,6 +64,7 @@ def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = N
         )
 
     fields = visitor.meta()
+    fields.update(visitor.whereabouts())
     fields.update(touch)
     fields["href"] = href
     if route.channel_id is not None:

@@ -15,7 +15,7 @@ from typing import Literal, NamedTuple, get_args
 
 from adtarget_proxy.consent import Consent
 from adtarget_proxy.settings import Account, InviteRoute, Settings, Site
-from adtarget_proxy.tracking.address import Origin, origin_reader
+from adtarget_proxy.tracking.address import Origin, origin_reader, telling_headers
 from adtarget_proxy.tracking.asking import Asking, Tell
 from adtarget_proxy.tracking.audience import (
     RARE_HEADERS,
@@ -26,6 +26,7 @@ from adtarget_proxy.tracking.audience import (
 )
 from adtarget_proxy.tracking.cookies import Place, has_opted_out, place_of
 from adtarget_proxy.tracking.facts import Facts, bare_host
+from adtarget_proxy.tracking.geo import place_reader
 from adtarget_proxy.tracking.pages import asks_for_page
 from adtarget_proxy.tracking.scrub import SWITCH, switch_of
 from adtarget_proxy.tracking.state import StateSigner
@@ -87,14 +88,15 @@ _OPTED_OUT = Gate("opted-out")
 _NOT_A_PAGE = Gate("not-a-page")
 _UNKNOWN_HOST = Gate("unknown-host")
 _NO_CONSENT = Gate("no-consent")
-# with RARE_HEADERS, all that a page's audience and origin are told by
-_TELLING = ("user-agent", "host", "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host", "forwarded")
 _GATES = 1024
 _MAX_REMEMBERED = 2048  # characters of a path, or of these headers together: nobody shall fill a memory
 
 
 class Rules:
-    """See the module's docstring. ``keys`` gives a site's signing keys, newest first; asked once a site, at its first page."""
+    """See the module's docstring. ``keys`` gives a site's signing keys, newest first; asked once a site, at its first page.
+
+    ``fault`` is told where something of the user's has failed, while the exception is being handled.
+    """
 
     def __init__(
         self,
@@ -104,11 +106,15 @@ class Rules:
         clock: Callable[[], float],
         entropy: Callable[[int], bytes],
         tell: Tell = lambda _: None,
+        fault: Callable[[str], object] = lambda _: None,
     ) -> None:
         self.settings = settings
         self.clock = clock
         self.entropy = entropy
         self.origin = origin_reader(settings.trusted_proxies, forwarded=settings.forwarded_header)
+        # with RARE_HEADERS, all that a page's audience and origin are told by; the visitor's place is read anew each time
+        self._telling = ("user-agent", *telling_headers(settings.trusted_proxies))
+        self.whereabouts = place_reader(settings.geo, settings.trusted_proxies, fault)
         self._keys = keys
         self._off = settings.mode == "off"
         self._many = bool(settings.sites)
@@ -176,7 +182,7 @@ class Rules:
         """The gate of a navigation but for consent. A browser's headers repeat from page to page, and so does what they say."""
         if facts.has_any(RARE_HEADERS):
             return self._new_page_gate(facts, site)
-        key = (site.name, facts.scheme, facts.peer, facts.raw_headers(_TELLING))
+        key = (site.name, facts.scheme, facts.peer, facts.hop, facts.raw_headers(self._telling))
         gate = self._gates.get(key)
         if gate is None:
             gate = self._new_page_gate(facts, site)

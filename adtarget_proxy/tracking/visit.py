@@ -132,6 +132,7 @@ def visit_of(
 ) -> Visit:
     """The visit event of a page view, or of a click that has none."""
     fields = page.meta()
+    fields.update(page.whereabouts())
     fields["href"] = href
     if referrer:
         fields["referrer"] = referrer
