@@ -211,7 +211,13 @@ class Tracker:
             self.fault("conversion", planned)
             visitor, lent = None, {}
         event = conversion_of(
-            fields, account=account.id, key=key, visitor=visitor, now=self.rules.clock(), borrowed=lent
+            fields,
+            account=account.id,
+            key=key,
+            visitor=visitor,
+            now=self.rules.clock(),
+            borrowed=lent,
+            ip=self.settings.ip,
         )
         if after is None:
             self._keep((event,))

@@ -45,7 +45,10 @@ def quiet(**over: Any) -> Settings:
 
 @dataclass(frozen=True)
 class Request:
-    """A request as a browser sends it. ``root`` is the mount point, ``path`` what follows it, percent-encoded."""
+    """A request as a browser sends it. ``root`` is the mount point, ``path`` what follows it, percent-encoded.
+
+    ``again`` are further lines of headers, which a WSGI server joins. The peer of a Unix socket is empty.
+    """
 
     path: str = "/"
     query: str = ""
@@ -54,6 +57,7 @@ class Request:
     peer: str | None = "203.0.113.7"
     scheme: str = "https"
     root: str = ""
+    again: HeaderPairs = ()
 
     def having(self, **headers: str | None) -> Request:
         """The same request with other headers (``-`` for ``_``); None takes one away."""
@@ -157,9 +161,11 @@ class AsgiShell:
             "raw_path": path.encode(),
             "query_string": request.query.encode("latin-1"),
             "root_path": request.root,
-            "headers": [(name.encode(), value.encode("latin-1")) for name, value in request.headers.items()],
+            "headers": [
+                (name.encode(), value.encode("latin-1")) for name, value in (*request.headers.items(), *request.again)
+            ],
             "client": (request.peer, 40000) if request.peer else None,
-            "server": ("127.0.0.1", 80),
+            "server": ("/run/shop.sock", None) if request.peer == "" else ("127.0.0.1", 80),
             **over,
         }
 
@@ -213,9 +219,17 @@ class WsgiShell:
             "wsgi.multithread": True,
             "wsgi.multiprocess": False,
             "wsgi.run_once": False,
-            **{"HTTP_" + name.upper().replace("-", "_"): value for name, value in request.headers.items()},
+            **self.variables((*request.headers.items(), *request.again)),
             **over,
         }
+
+    def variables(self, headers: HeaderPairs) -> dict[str, str]:
+        """Headers as CGI names them (RFC 3875, 4.1.18)."""
+        found: dict[str, str] = {}
+        for name, value in headers:
+            key = "HTTP_" + name.upper().replace("-", "_")
+            found[key] = f"{found[key]},{value}" if key in found else value
+        return found
 
 
 Shell = AsgiShell | WsgiShell

@@ -38,9 +38,10 @@ class Request(Facts):
         *,
         method: str = "GET",
         peer: str | None = "203.0.113.9",
+        hop: str | None = None,
     ) -> None:
         parts = urlsplit(url)
-        super().__init__(method, parts.scheme, unquote(parts.path) or "/", parts.query, peer)
+        super().__init__(method, parts.scheme, unquote(parts.path) or "/", parts.query, peer, hop)
         table = {"host": parts.netloc, **BROWSER, **(headers or {})}
         self._headers = {name: value for name, value in table.items() if value is not None}
 

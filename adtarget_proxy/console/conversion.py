@@ -110,6 +110,7 @@ def _event(settings: Settings, fields: dict[str, Any], key: str | None, site: st
             visitor=None,
             now=time.time(),
             borrowed={},
+            ip=settings.ip,
         )
     except ValueError as error:
         raise click.UsageError(str(error)) from None

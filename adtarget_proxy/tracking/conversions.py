@@ -7,15 +7,24 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from adtarget_proxy.tracking.address import read_address, sent_address
 from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Conversion
 
 EVENT_TYPES = ("Lead", "Purchase", "CompleteRegistration", "Subscribe", "Custom")
 
 
 def conversion_of(
-    fields: Mapping[str, Any], *, account: str, key: str, visitor: str | None, now: float, borrowed: Mapping[str, Any]
+    fields: Mapping[str, Any],
+    *,
+    account: str,
+    key: str,
+    visitor: str | None,
+    now: float,
+    borrowed: Mapping[str, Any],
+    ip: str,
 ) -> Conversion:
-    """The event of a conversion. ``fields`` are the API's in snake case and win over ``borrowed``.
+    """The event of a conversion. ``fields`` are the API's in snake case and win over ``borrowed``; an address among
+    them leaves only as the ``ip`` setting lets any address leave.
 
     The caller's ``key`` is the idempotency key; two conversions under one key are one. Raises ValueError naming every field
     that AdTarget would refuse.
@@ -25,6 +34,13 @@ def conversion_of(
     if problems:
         raise ValueError("; ".join(problems))
     merged = {**borrowed, **given}
+    if "client_ip" in given:
+        address = read_address(str(given["client_ip"]))
+        sent = sent_address(address, ip) if address is not None else None
+        if sent is None:
+            del merged["client_ip"]
+        else:
+            merged["client_ip"] = sent
     merged.setdefault("event_time", int(now * 1000))
     identity = hashlib.sha256(f"conversion\0{account}\0{key}".encode()).hexdigest()[:32]
     return Conversion(
