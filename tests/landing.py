@@ -3,6 +3,9 @@
 import asyncio
 import threading
 
+
+from werkzeug.middleware.proxy_fix import ProxyFix
+
 from adtarget_proxy.asgi import AdTargetMiddleware as AsgiMiddleware
 from adtarget_proxy.wsgi import AdTargetMiddleware as WsgiMiddleware
 
@@ -65,3 +68,27 @@ def asgi():
 def wsgi():
     """gunicorn 'landing:wsgi()'"""
     return WsgiMiddleware(bare_wsgi)
+
+
+def fixed_outside():
+    """ProxyFix around us: we see what it has written over."""
+    return ProxyFix(wsgi())
+
+
+def fixed_outside_with_host():
+    return ProxyFix(wsgi(), x_host=1)
+
+
+def fixed_twice_outside():
+    """Two proxies in front, by ProxyFix' word."""
+    return ProxyFix(wsgi(), x_for=2)
+
+
+def fixed_inside():
+    """ProxyFix between us and the app, which answers with what it sees."""
+
+    def app(environ, start_response):
+        start_response("200 OK", [("Content-Type", "text/html")])
+        return [f"{environ['REMOTE_ADDR']} {environ['wsgi.url_scheme']} {environ['HTTP_HOST']}".encode()]
+
+    return WsgiMiddleware(ProxyFix(app, x_host=1))

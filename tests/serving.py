@@ -9,7 +9,7 @@ import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
@@ -107,15 +107,26 @@ class Reply:
 
 
 @contextmanager
-def serving(kind: str, environment: Mapping[str, str], folder: Path, workers: int = 1) -> Iterator[Server]:
-    """The landing site on uvicorn or gunicorn (threads), its settings from ``environment``."""
+def serving(
+    kind: str,
+    environment: Mapping[str, str],
+    folder: Path,
+    workers: int = 1,
+    *,
+    app: str | None = None,
+    options: Sequence[str] = (),
+) -> Iterator[Server]:
+    """The landing site on uvicorn or gunicorn (threads), its settings from ``environment``.
+
+    ``app`` is another factory of landing.py; ``options`` are more of the server's own.
+    """
     port = free_port()
     commands = {
         "uvicorn": [
             "-m",
             "uvicorn",
             "--factory",
-            "landing:asgi",
+            f"landing:{app or 'asgi'}",
             "--no-proxy-headers",
             "--port",
             str(port),
@@ -125,7 +136,7 @@ def serving(kind: str, environment: Mapping[str, str], folder: Path, workers: in
         "gunicorn": [
             "-m",
             "gunicorn",
-            "landing:wsgi()",
+            f"landing:{app or 'wsgi'}()",
             "--threads",
             "8",
             "-b",
@@ -134,7 +145,7 @@ def serving(kind: str, environment: Mapping[str, str], folder: Path, workers: in
             str(workers),
         ],
     }
-    server = Server([sys.executable, *commands[kind]], port, environment, folder / f"{kind}.log")
+    server = Server([sys.executable, *commands[kind], *options], port, environment, folder / f"{kind}.log")
     try:
         yield server
     finally:

@@ -16,7 +16,9 @@ PURCHASE = {**LEAD, "event_type": "Purchase", "value": 97.0, "currency": "USD"}
 def conversion(
     fields: dict[str, Any], *, key: str = "order_1", visitor: str | None = None, **borrowed: Any
 ) -> Conversion:
-    return conversion_of(fields, account="acc", key=key, visitor=visitor, now=1_700_000_000.5, borrowed=borrowed, ip="full")
+    return conversion_of(
+        fields, account="acc", key=key, visitor=visitor, now=1_700_000_000.5, borrowed=borrowed, ip="full"
+    )
 
 
 def test_a_conversion_carries_the_callers_key_and_its_time() -> None:
