@@ -201,7 +201,11 @@ class Tracker:
     ) -> str:
         """Keep a conversion, at once or when ``after`` calls what it is given; see ``Tracking.conversion``."""
         site = self._site(planned.facts)
-        account = site.conversion_account if site else None
+        if site is None:
+            raise SettingsError(
+                ["sites: none of them is for the host of this request, so no key is for its conversions"]
+            )
+        account = site.conversion_account
         if account is None:
             raise SettingsError(["api_key: missing; conversions need one: set ADTARGET_API_KEY (atk_live_…)"])
         key = key or self.rules.entropy(16).hex()
