@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import logging
+from dataclasses import replace
 
 import pytest
-from shell_world import quiet
+from shell_world import HTML, PAGE, WsgiShell, quiet
 from tracking_world import Request
 
 from adtarget_proxy.notices import Notices
@@ -34,6 +35,38 @@ def test_an_untrusted_proxy_is_told_of_with_the_line_to_paste(
         notices.untrusted_proxy(Request(peer=peer))
     (record,) = caplog.records
     assert f'ADTARGET_TRUSTED_PROXIES="{line}"' in record.getMessage()
+
+
+@pytest.mark.parametrize(
+    ("peer", "headers", "line"),
+    [
+        ("173.245.48.5", {"cf-connecting-ip": "203.0.113.9"}, "cloudflare"),
+        ("127.0.0.1", {"cf-connecting-ip": "203.0.113.9"}, "cloudflare,127.0.0.0/8"),
+        ("unix", {"cf-connecting-ip": "203.0.113.9"}, "cloudflare,unix"),
+        ("151.101.1.7", {"fastly-client-ip": "203.0.113.9"}, "fastly"),
+        ("10.0.1.8", {"x-amzn-trace-id": "Root=1-1"}, "aws-elb"),
+        ("127.0.0.1", {"x-amzn-trace-id": "Root=1-1"}, "aws-elb,127.0.0.0/8"),
+        ("127.0.0.1", {"x-vercel-forwarded-for": "203.0.113.9"}, "vercel"),
+        ("10.0.0.4", {"x-appgw-trace-id": "1"}, "azure"),
+        ("10.0.0.4", {"x-real-ip": "203.0.113.9"}, "10.0.0.0/8"),
+    ],
+)
+def test_the_line_names_a_preset_where_the_headers_show_one(
+    caplog: pytest.LogCaptureFixture, peer: str, headers: dict[str, str | None], line: str
+) -> None:
+    """Through the tracker, as a page of a visitor behind that proxy; and the line is one that the settings take."""
+    shell, settings = WsgiShell(), quiet()
+    app = shell.middleware(shell.app(HTML), settings)
+    visitor = {"x-forwarded-for": "203.0.113.9", **headers}
+    try:
+        for _ in range(2):
+            shell.ask(app, replace(PAGE, peer="" if peer == "unix" else peer).having(**visitor))
+    finally:
+        app.close(0)
+    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    assert f'ADTARGET_TRUSTED_PROXIES="{line}"' in said
+    assert "203.0.113.9" not in said
+    assert quiet(trusted_proxies=line).trusted_proxies == tuple(line.split(","))
 
 
 def test_a_fault_is_said_once_a_place_without_what_it_says(caplog: pytest.LogCaptureFixture) -> None:

@@ -9,8 +9,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from tracking_world import Request
 
-from adtarget_proxy.settings import Settings
+from adtarget_proxy.settings import Settings, checks
 from adtarget_proxy.tracking.address import Address, origin_reader, read_address, truncated
+from adtarget_proxy.tracking.presets import PRESETS
 
 VISITOR, PROXY, OUTER, LIAR = "203.0.113.9", "10.0.0.7", "10.0.1.8", "198.51.100.66"
 INSIDE = ("10.0.0.0/8",)
@@ -80,6 +81,11 @@ def test_what_is_no_address_is_none(text: str) -> None:
         "0.0.0.0",
         "::",
         "224.0.0.1",
+        "0.1.2.3",
+        "240.0.0.1",
+        "255.255.255.255",
+        "fd00::1",
+        "ff02::1",
     ],
 )
 def test_an_address_of_a_private_network_is_not_public(text: str) -> None:
@@ -219,6 +225,80 @@ def test_a_private_peer_that_brings_an_untrusted_header_is_a_hint_at_a_proxy(
 ) -> None:
     origin = origin_reader(())(Request("http://shop.example/", {"x-forwarded-for": line}, peer=peer))
     assert origin.hint is hint
+
+
+CF = "173.245.48.5"
+
+
+@pytest.mark.parametrize(
+    ("trusted", "peer", "hop", "line", "seen"),
+    [
+        # the server kept no record of the hop (port 0): the peer is in the chain, at most where our own walk ends
+        (INSIDE, VISITOR, "", f"{LIAR}, {VISITOR}", (VISITOR, "https", "outer.example")),
+        (INSIDE, PROXY, "", f"{LIAR}, {VISITOR}, {PROXY}", (VISITOR, "https", "outer.example")),
+        (INSIDE, VISITOR, "", f"{LIAR}, {VISITOR}, {OUTER}", (VISITOR, "https", "outer.example")),
+        # farther to the left: the server trusts more than we do; its word stands, and needs no header of ours
+        (INSIDE, VISITOR, "", f"{VISITOR}, {LIAR}", (VISITOR, "http", "inner.example")),
+        (1, VISITOR, "", f"{LIAR}, {VISITOR}, {OUTER}", (VISITOR, "https", "outer.example")),
+        # nobody is trusted: nothing is read
+        ((), VISITOR, "", VISITOR, (VISITOR, "http", "inner.example")),
+        # servers that write port 0 for every connection: the peer is what it seems, in no chain of its own
+        (INSIDE, PROXY, "", f"{LIAR}, {VISITOR}", (VISITOR, "https", "outer.example")),
+        (1, PROXY, "", f"{LIAR}, {VISITOR}", (VISITOR, "https", "outer.example")),
+        (INSIDE, LIAR, "", VISITOR, (LIAR, "http", "inner.example")),
+        # … and a visitor who puts the proxy's address into the chain hides, but is nobody else
+        (INSIDE, PROXY, "", f"{LIAR}, {PROXY}, {VISITOR}", (PROXY, "http", "inner.example")),
+        # the hop is on record: it is trusted or it is not
+        (INSIDE, VISITOR, PROXY, f"{LIAR}, {VISITOR}", (VISITOR, "https", "outer.example")),
+        (INSIDE, VISITOR, LIAR, f"{LIAR}, {VISITOR}", (VISITOR, "http", "inner.example")),
+        (("unix",), VISITOR, "unix", f"{LIAR}, {VISITOR}", (VISITOR, "https", "outer.example")),
+        (INSIDE, VISITOR, "unix", f"{LIAR}, {VISITOR}", (VISITOR, "http", "inner.example")),
+        (INSIDE, VISITOR, PROXY, f"{VISITOR}, {LIAR}", (VISITOR, "https", "outer.example")),
+    ],
+)
+def test_what_the_server_has_rewritten_is_the_peer_and_is_trusted_once(
+    trusted: int | tuple[str, ...], peer: str, hop: str, line: str, seen: tuple[str, str, str]
+) -> None:
+    headers = {"x-forwarded-for": line, "x-forwarded-proto": "https", "x-forwarded-host": "outer.example"}
+    origin = origin_reader(trusted)(Request("http://inner.example/", headers, peer=peer, hop=hop))
+    assert origin.address is not None
+    assert (origin.address.text, origin.scheme, origin.host) == seen
+
+
+@pytest.mark.parametrize(
+    ("peer", "hop", "edge"),
+    [(CF, None, True), (VISITOR, CF, True), (VISITOR, "", False), (VISITOR, PROXY, False), (VISITOR, None, False)],
+)
+def test_an_edge_vouches_only_where_it_is_known_to_be_the_hop(peer: str, hop: str | None, edge: bool) -> None:
+    headers = {"x-forwarded-for": VISITOR, "cf-connecting-ip": VISITOR}
+    origin = origin_reader(("cloudflare",))(Request("http://shop.example/", headers, peer=peer, hop=hop))
+    assert origin.address == read_address(VISITOR)
+    assert origin.edge is edge
+
+
+def test_a_preset_is_a_name_that_the_settings_take_and_networks_that_can_be_read() -> None:
+    assert tuple(PRESETS) == checks.PRESETS
+    for name, preset in PRESETS.items():
+        assert Settings(mode="off", outbox="memory://", trusted_proxies=f" {name.title()} ").trusted_proxies == (name,)
+        assert checks.trusted_proxies(preset.networks) == preset.networks
+        assert preset.header == preset.header.lower()
+
+
+@pytest.mark.parametrize(
+    ("peer", "mark", "hint"),
+    [
+        (CF, "cf-connecting-ip", True),
+        (CF, "fastly-client-ip", False),
+        (CF, None, False),
+        ("151.101.1.7", "fastly-client-ip", True),
+        (VISITOR, "cf-connecting-ip", False),
+    ],
+)
+def test_an_edge_that_comes_from_the_internet_is_a_hint_where_its_header_shows_it(
+    peer: str, mark: str | None, hint: bool
+) -> None:
+    headers: dict[str, str | None] = {mark: VISITOR} if mark else {}
+    assert origin_reader(())(Request("http://shop.example/", headers, peer=peer)).hint is hint
 
 
 @pytest.mark.parametrize(("text", "short"), [("203.0.113.9", "203.0.113.0"), ("2001:db8:1:2::3", "2001:db8:1::")])
