@@ -3,7 +3,6 @@
 import asyncio
 import threading
 
-
 from werkzeug.middleware.proxy_fix import ProxyFix
 
 from adtarget_proxy.asgi import AdTargetMiddleware as AsgiMiddleware

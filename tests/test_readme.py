@@ -16,6 +16,7 @@ import pytest
 from adtarget_proxy import Settings
 from adtarget_proxy.consent import READERS, Request
 from adtarget_proxy.sandbox.server import Sandbox
+from adtarget_proxy.tracking.presets import PRESETS
 from adtarget_proxy.tracking.rules import REASONS
 
 ROOT = Path(__file__).parent.parent
@@ -40,6 +41,16 @@ def test_the_environment_column_is_the_settings_own_name(row: str) -> None:
 
 def test_every_reason_is_told() -> None:
     assert [reason for reason in REASONS if f"`{reason}`" not in README] == []
+
+
+def test_every_preset_has_its_row_with_its_header_its_hops_and_its_place() -> None:
+    section = README.partition("## Whose address is sent")[2].partition("\n## ")[0]
+    rows = [[cell.strip() for cell in line.split("|")[1:-1]] for line in section.splitlines() if line.startswith("| ")]
+    told = {row[1].strip("`"): row for row in rows}
+    for name, preset in PRESETS.items():
+        _, _, _, header, hops, place = told[name]
+        assert (header.strip("`").lower(), hops) == (preset.header, str(preset.hops))
+        assert re.findall(r"`([\w-]+)`", place.lower()) == list(preset.place.values())
 
 
 def test_every_file_and_command_it_points_at_is_there() -> None:
