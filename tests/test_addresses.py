@@ -5,6 +5,7 @@ Each row is a request as the app's server hands it on. Where the rows speak of a
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -343,6 +344,20 @@ def test_an_address_is_read_anew_where_the_presets_header_changes(shell: Shell) 
         assert [visit.fields["client_ip"] for visit in kept(app.tracker)] == [VISITOR, V6, VISITOR]
     finally:
         app.close(0)
+
+
+def test_what_a_server_has_rewritten_is_no_precedent_for_a_visitor_who_says_the_same() -> None:
+    """The same headers from the same address: once read by uvicorn from its proxy, once from a visitor's own connection."""
+    shell = AsgiShell()
+    app = shell.middleware(shell.app(HTML), quiet(trusted_proxies=NEAR))
+    request = replace(PAGE, again=(*xff(VISITOR), (SHOWN, "www.example.com")))
+    try:
+        for port in (0, 40000, 0):
+            asyncio.run(shell.talk(app, shell.scope(request, client=(VISITOR, port))))
+        hosts = [visit.fields["href"].split("/")[2] for visit in kept(app.tracker)]
+    finally:
+        app.close(0)
+    assert hosts == ["www.example.com", "shop.test", "www.example.com"]
 
 
 def no_place(address: str) -> Geo:

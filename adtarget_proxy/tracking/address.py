@@ -209,6 +209,8 @@ class _Walk:
 
         ``hop`` is not None where the server has already put a visitor's address in the peer's place (``Facts.hop``). Nothing is
         trusted twice then: the chain is read from the hidden hop, and where the server's walk went farther than ours, its word stands.
+        On servers that write port 0 for every connection, a visitor who names himself in the chain chooses scheme and host so, but
+        never another address.
         """
         address = _peer_address(peer)
         if hop and not self._trusts(hop):
