@@ -385,7 +385,7 @@ def test_a_function_that_fails_costs_nothing_but_one_log_line(
         assert not [visit for visit in visits if {"country", "region", "city"} & visit.fields.keys()]
     finally:
         app.close(0)
-    (record,) = [record for record in caplog.records if record.levelname == "ERROR"]
+    (record,) = [record for record in caplog.records if record.name == "adtarget_proxy" and record.levelname == "ERROR"]
     assert "geo" in record.getMessage()
     assert VISITOR not in record.getMessage()
 

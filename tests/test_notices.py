@@ -63,7 +63,8 @@ def test_the_line_names_a_preset_where_the_headers_show_one(
             shell.ask(app, replace(PAGE, peer="" if peer == "unix" else peer).having(**visitor))
     finally:
         app.close(0)
-    (said,) = [record.getMessage() for record in caplog.records if record.levelname == "WARNING"]
+    notices = [record for record in caplog.records if record.name == "adtarget_proxy"]
+    (said,) = [record.getMessage() for record in notices if record.levelname == "WARNING"]
     assert f'ADTARGET_TRUSTED_PROXIES="{line}"' in said
     assert "203.0.113.9" not in said
     assert quiet(trusted_proxies=line).trusted_proxies == tuple(line.split(","))
