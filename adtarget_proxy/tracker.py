@@ -12,21 +12,19 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from adtarget_proxy.consent import Consent
-from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
+from adtarget_proxy.clicks import Clicks
+from adtarget_proxy.delivery import Delivery
 from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.notices import Notices
 from adtarget_proxy.outbox import Outbox
-from adtarget_proxy.reply import REFUSED, Reply, redirect_to
+from adtarget_proxy.reply import Reply, redirect_to
 from adtarget_proxy.request import Tracking
-from adtarget_proxy.settings import InviteRoute, Settings, Site
-from adtarget_proxy.tracking.audience import is_machine
+from adtarget_proxy.settings import Settings, Site
 from adtarget_proxy.tracking.conversions import conversion_of
-from adtarget_proxy.tracking.events import LENT, Event, Visit
+from adtarget_proxy.tracking.events import Event
 from adtarget_proxy.tracking.facts import Facts, Response, bare_host
-from adtarget_proxy.tracking.identity import Identity
-from adtarget_proxy.tracking.invite import ClickPlan, click_plan
+from adtarget_proxy.tracking.lending import lent
 from adtarget_proxy.tracking.pages import decides
 from adtarget_proxy.tracking.rules import REASONS, Gate, Reason, Rules
 from adtarget_proxy.tracking.state import derived_key
@@ -34,8 +32,6 @@ from adtarget_proxy.tracking.visit import Outcome, Plan, finish, plan
 
 __all__ = ["Facts", "Outcome", "Plan", "Reply", "Response", "Tracker", "Tracking", "decides"]
 
-CLICKS_UNDER_ASGI = 64
-CLICKS_UNDER_WSGI = 4
 _SAFE_METHODS = frozenset({"GET", "HEAD", "OPTIONS"})
 
 After = Callable[[Callable[[], None]], object]  # calls what it is given when its time has come, or never
@@ -63,6 +59,7 @@ class Tracker:
         )
         self.outbox = Outbox.open(self.settings.outbox)
         self.delivery = Delivery(self.settings, self.outbox)
+        self._clicks = Clicks(self.rules, self.delivery, keep=self._keep, note=self._note, fault=self.fault)
         self._tally = {reason: itertools.count() for reason in REASONS}
         self._refuses_prefetch = self.settings.prefetch == "refuse"
 
@@ -126,19 +123,11 @@ class Tracker:
 
     def answer(self, planned: Plan) -> Reply:
         """The answer to a request that the package takes over; blocks for ``invite_timeout`` at most."""
-        begun = self._begin(planned, planned.gate, CLICKS_UNDER_WSGI)
-        if isinstance(begun, Reply):
-            return self._explained(planned, begun)
-        click, call = begun
-        return self._explained(planned, self._redirect(planned, click, call.wait()))
+        return self._explained(planned, self._clicks.answer(planned))
 
     async def answer_async(self, planned: Plan) -> Reply:
         """``answer`` for the ASGI shell."""
-        begun = self._begin(planned, planned.gate, CLICKS_UNDER_ASGI)
-        if isinstance(begun, Reply):
-            return self._explained(planned, begun)
-        click, call = begun
-        return self._explained(planned, self._redirect(planned, click, await call.wait_async()))
+        return self._explained(planned, await self._clicks.answer_async(planned))
 
     def unplanned(self, method: str, path: str) -> Plan:
         """The plan of a request that ``plan`` has failed on: nothing is tracked, and the app finds nobody in it."""
@@ -165,42 +154,21 @@ class Tracker:
 
     def invite_path(self, planned: Plan, slug: str) -> str:
         """The path of a slug's invite route. Raises LookupError."""
-        self._route_gate(planned, slug)
-        return self.rules.invite_path(slug)
+        return self._clicks.path(planned, slug)
 
     def invite(self, planned: Plan, slug: str) -> str:
         """The link for the visitor of ``planned``. Raises LookupError."""
-        gate = self._route_gate(planned, slug)
-        try:
-            begun = self._begin(planned, gate, CLICKS_UNDER_WSGI)
-            if isinstance(begun, Reply):
-                return _fallback(gate)
-            click, call = begun
-            return self._lend(planned, click, call.wait())
-        except Exception:
-            self.fault("invite", planned)
-            return _fallback(gate)
+        return self._clicks.link(planned, slug)
 
     async def invite_async(self, planned: Plan, slug: str) -> str:
         """``invite`` for async code."""
-        if self.asks_async:
-            await self.rules.asking.ask(planned.facts, self.rules.origin(planned.facts).host)
-        gate = self._route_gate(planned, slug)
-        try:
-            begun = self._begin(planned, gate, CLICKS_UNDER_ASGI)
-            if isinstance(begun, Reply):
-                return _fallback(gate)
-            click, call = begun
-            return self._lend(planned, click, await call.wait_async())
-        except Exception:
-            self.fault("invite", planned)
-            return _fallback(gate)
+        return await self._clicks.link_async(planned, slug)
 
     def conversion(
         self, planned: Plan, fields: Mapping[str, Any], key: str | None, *, after: After | None = None
     ) -> str:
         """Keep a conversion, at once or when ``after`` calls what it is given; see ``Tracking.conversion``."""
-        site = self._site(planned.facts)
+        site = self.settings.site_for(bare_host(self.rules.origin(planned.facts).host or ""))
         if site is None:
             raise SettingsError(
                 ["sites: none of them is for the host of this request, so no key is for its conversions"]
@@ -210,17 +178,17 @@ class Tracker:
             raise SettingsError(["api_key: missing; conversions need one: set ADTARGET_API_KEY (atk_live_…)"])
         key = key or self.rules.entropy(16).hex()
         try:
-            visitor, lent = self._lent(planned)
+            visitor, borrowed = lent(planned, site, self.rules)
         except Exception:  # what the app reports counts more than what the request could add to it
             self.fault("conversion", planned)
-            visitor, lent = None, {}
+            visitor, borrowed = None, {}
         event = conversion_of(
             fields,
             account=account.id,
             key=key,
             visitor=visitor,
             now=self.rules.clock(),
-            borrowed=lent,
+            borrowed=borrowed,
             ip=self.settings.ip,
         )
         if after is None:
@@ -267,30 +235,6 @@ class Tracker:
             self.outbox.append(event)
         self.delivery.wake()
 
-    def _begin(self, planned: Plan, gate: Gate, limit: int) -> Reply | tuple[ClickPlan, InviteCall]:
-        """Start the ladder of a click that counts; any other gets its answer at once."""
-        deadline = time.monotonic() + self.settings.invite_timeout
-        if gate.reason == "prefetch":
-            return REFUSED
-        fallback = gate.route.fallback_url if gate.route else None
-        if gate.reason is not None or fallback is None:
-            return redirect_to(fallback or "/")
-        click = click_plan(planned.facts, gate, self.rules, planned.page)
-        if planned.click_cookies is None:  # a second invite of one request needs no second visit
-            self._keep(click.before)
-            planned.is_kept = any(isinstance(event, Visit) for event in click.before)  # and a page needs no other
-        request = Click(click.click, click.slug, click.fallback_url, deadline, click.known, click.network)
-        return click, self.delivery.invite(request, limit=self.settings.invite_concurrency or limit)
-
-    def _redirect(self, planned: Plan, click: ClickPlan, answer: Answer) -> Reply:
-        self._note(planned, answer.reason)
-        return redirect_to(answer.url, click.cookies)
-
-    def _lend(self, planned: Plan, click: ClickPlan, answer: Answer) -> str:
-        self._note(planned, answer.reason)
-        planned.click_cookies = click.cookies
-        return answer.url
-
     def _explained(self, planned: Plan, reply: Reply) -> Reply:
         """With ``debug`` the reason is in our own answers too."""
         if not self.settings.debug or planned.reason is None:
@@ -301,48 +245,6 @@ class Tracker:
         planned.reason = reason
         next(self._tally[reason])
 
-    def _route_gate(self, planned: Plan, slug: str) -> Gate:
-        gate = self._gate_of(planned, slug)
-        if gate is None:
-            raise LookupError(
-                f"no invite route {slug!r}; the settings' invites has: {', '.join(self._slugs()) or 'none'}"
-            )
-        return gate
-
-    def _gate_of(self, planned: Plan, slug: str) -> Gate | None:
-        if planned.gate.reason != "error":
-            try:
-                return self.rules.invite_gate(planned.facts, slug)
-            except Exception:
-                self.fault("invite", planned)
-        url = self.rules.fallback_for(self.rules.invite_path(slug))
-        return Gate("error", slug=slug, route=InviteRoute(fallback_url=url)) if url else None
-
-    def _slugs(self) -> list[str]:
-        return sorted({slug for site in self.settings.all_sites for slug in site.invites})
-
-    def _site(self, facts: Facts) -> Site | None:
-        return self.settings.site_for(bare_host(self.rules.origin(facts).host or ""))
-
-    def _lent(self, planned: Plan) -> tuple[str | None, dict[str, Any]]:
-        """The tempId and what a conversion borrows from its request: nothing from a webhook, a machine or without consent."""
-        facts, gate = planned.facts, planned.gate
-        site = self._site(facts)
-        if gate.reason in ("off", "opted-out", "gpc", "no-consent", "bot") or site is None:
-            return None, {}
-        origin = self.rules.origin(facts)
-        if is_machine(facts.header("user-agent") or "") or self.rules.signals_privacy(facts):
-            return None, {}
-        if self.rules.asking.answer(facts, origin.host) is not Consent.GRANTED:
-            return None, {}
-        visitor = planned.page or Identity(facts, origin, self.rules, self.rules.site_rules(site))
-        if visitor.new_visitor:
-            return None, {}
-        lent = {name: value for name, value in visitor.meta().items() if name in LENT}
-        if visitor.new_fbp:
-            lent.pop("fbp", None)
-        return visitor.temp_id, lent
-
     def _keys(self, site: Site) -> Sequence[str]:
         keys: tuple[str, ...] = self.settings.secret_key
         if keys:
@@ -350,10 +252,6 @@ class Tracker:
         if site.api_key:
             return (derived_key(site.api_key),)
         return (self.outbox.secret(),)
-
-
-def _fallback(gate: Gate) -> str:
-    return (gate.route.fallback_url if gate.route else None) or "/"
 
 
 class _Unseen(Facts):

@@ -605,7 +605,7 @@ FAULTS: dict[str, tuple[Any, str, Any]] = {
     "visit.finish": ("adtarget_proxy.tracker", "finish", _broken),
     "Rules.gate": (Rules, "gate", _broken),
     "Rules.invite_gate": (Rules, "invite_gate", _broken),
-    "invite.click_plan": ("adtarget_proxy.tracker", "click_plan", _broken),
+    "invite.click_plan": ("adtarget_proxy.clicks", "click_plan", _broken),
     "the headers added": ("shell", "with_outcome", _broken),
     "Tracking": ("shell", "Tracking", _broken),
     "Response": ("shell", "Response", _broken),
@@ -735,8 +735,8 @@ def test_an_invite_asked_by_the_apps_own_view_ends_in_the_fallback_where_we_fail
         monkeypatch.setattr(logging.Logger, "handle", _broken)
     found: list[Any] = []
     app = wrap(replace(HTML, look=lambda tracking: found.append(tracking.invite("vip"))))
-    for where in ("click_plan", "Rules.invite_gate"):
-        monkeypatch.setattr(f"adtarget_proxy.tracker.{where}", _broken)
+    for where in ("clicks.click_plan", "tracking.rules.Rules.invite_gate"):
+        monkeypatch.setattr(f"adtarget_proxy.{where}", _broken)
         shell.ask(app, PAGE)
     assert found == [FALLBACK, FALLBACK]
 
@@ -744,7 +744,7 @@ def test_an_invite_asked_by_the_apps_own_view_ends_in_the_fallback_where_we_fail
 def test_a_conversion_is_kept_alone_where_looking_at_its_request_fails(
     shell: Shell, wrap: Wrap, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("adtarget_proxy.tracker.is_machine", _broken)
+    monkeypatch.setattr("adtarget_proxy.tracking.lending.is_machine", _broken)
     app = wrap(replace(HTML, look=lambda tracking: tracking.conversion(**LEAD)))
     shell.ask(app, replace(KNOWN_PAGE, method="POST"))
     (event,) = kept(app.tracker)
