@@ -23,7 +23,7 @@ _MAX = 8192  # characters of a cookie: browsers keep 4096
 _TCF_COOKIE = "euconsent-v2"
 # Meta's case: to store on the device, to make and use a profile for ads, to measure them
 _ADS = (1, 3, 4, 7)
-# the standard purposes by Didomi's ids (developers.didomi.io, "Purposes"), which its own token leaves to the TC string
+# the standard purposes by Didomi's ids (support.didomi.io, "Purposes"), which its own token leaves to the TC string
 _DIDOMI_STANDARD = {
     "cookies": 1,
     "select_basic_ads": 2,
@@ -35,6 +35,7 @@ _DIDOMI_STANDARD = {
     "measure_content_performance": 8,
     "market_research": 9,
     "improve_products": 10,
+    "use_limited_data_to_select_content": 11,
 }
 _DIDOMI_ADS = ("cookies", "create_ads_profile", "select_personalized_ads", "measure_ad_performance")
 
