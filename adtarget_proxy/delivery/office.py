@@ -216,6 +216,8 @@ class Office:
 
     def _say(self, text: str) -> None:
         now = time.monotonic()
+        if self._stop.is_set():  # a clerk that had no time to end meets a store that was closed behind it
+            return
         if now - self._said.get(text, -_SAY_AGAIN) >= _SAY_AGAIN:
             self._said[text] = now
             with suppress(Exception):  # a log handler of the app's may fail; the clerk goes on
