@@ -1,6 +1,6 @@
 """The events of the outbox' benchmarks: what a page of a landing makes, with ids as random as the real ones.
 
-Ids that count upwards would flatter every index: their neighbours are on the page that was written last.
+Visitors that count upwards would flatter every index: their neighbours are on the page that was written last.
 """
 
 from __future__ import annotations
@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 import uuid
 
-from adtarget_proxy.tracking.events import PLAIN, Visit
+from adtarget_proxy.tracking.events import PLAIN, Visit, new_id
 
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 
@@ -20,7 +20,8 @@ def visitor(number: int) -> str:
 
 def visit(number: int, *, account: str = "b9b66761a0893ffc") -> Visit:
     """The ``number``-th visitor's first page."""
-    event_id, who = hashlib.md5(b"event %d" % number).hexdigest(), visitor(number)
+    at = 1_795_606_978.0 + number / 1000
+    event_id, who = new_id(at, lambda size: hashlib.md5(b"event %d" % number).digest()[:size]), visitor(number)
     fields = {
         "user_agent": AGENT,
         "temp_id": who,
@@ -34,5 +35,4 @@ def visit(number: int, *, account: str = "b9b66761a0893ffc") -> Visit:
         "utm_medium": "cpc",
         "utm_campaign": "spring",
     }
-    at = 1_795_606_978.0 + number / 1000
     return Visit(id=event_id, key=event_id, account=account, visitor=who, at=at, worth=PLAIN, fields=fields)

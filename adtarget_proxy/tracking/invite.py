@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adtarget_proxy.tracking.address import network_of
-from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick
+from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick, new_id
 from adtarget_proxy.tracking.facts import Facts
 from adtarget_proxy.tracking.identity import Identity, touch_of
 from adtarget_proxy.tracking.rules import Gate, Rules, SiteRules
@@ -58,7 +58,7 @@ def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = N
     if not visitor.had_session:
         from_ad = visitor.from_ad or bool(touch.keys() & {"gclid", "ttclid", "sccid"})
         outside = None if referrer else visitor.referrer
-        event_id = rules.entropy(16).hex()
+        event_id = new_id(visitor.now, rules.entropy)
         before.append(
             visit_of(visitor, site, event_id=event_id, href=href, referrer=outside, touch=touch, from_ad=from_ad)
         )
@@ -71,7 +71,7 @@ def click_plan(facts: Facts, gate: Gate, rules: Rules, page: Identity | None = N
         fields["channel_id"] = route.channel_id
     if visitor.referrer and not referrer:
         fields["referrer"] = visitor.referrer
-    key = rules.entropy(16).hex()
+    key = new_id(visitor.now, rules.entropy)
     click = InviteClick(
         id=key,
         key=key,

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event, Visit
+from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event, Visit, new_id
 from adtarget_proxy.tracking.facts import Facts, Response
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.pages import is_cacheable, is_page, protected
@@ -64,7 +64,8 @@ def plan(facts: Facts, rules: Rules) -> Plan:
 def _planned(facts: Facts, gate: Gate, rules: Rules) -> Plan:
     if gate.reason is not None or gate.slug is not None or gate.rules is None or gate.origin is None:
         return Plan(facts, gate)
-    return Plan(facts, gate, Identity(facts, gate.origin, rules, gate.rules), rules.entropy(16).hex())
+    page = Identity(facts, gate.origin, rules, gate.rules)
+    return Plan(facts, gate, page, new_id(page.now, rules.entropy))
 
 
 def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
