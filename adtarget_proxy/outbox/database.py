@@ -36,6 +36,10 @@ _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another process'
 _BUSY_IN_SQLITE = 0.05  # seconds of it at a time inside SQLite, where a fork would have to wait along
 FORK_TIMEOUT = 1.0  # seconds that a fork waits for a transaction
+_CACHE = (
+    8 * 1024
+)  # KiB of pages at most: a batch of the pump, whose pages SQLite would else write out and read in again
+_LOG = 4_000  # pages of the log at which they are brought into the file: each time costs two fsync
 _PAUSE = 0.002  # seconds between two attempts to be the writer
 
 
@@ -147,6 +151,8 @@ class Database:
         try:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
+            db.execute(f"PRAGMA cache_size = -{_CACHE}")
+            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG}")
             migrate(db)
         except BaseException:
             db.close()
