@@ -18,7 +18,7 @@ from adtarget_proxy.outbox import JournalOffset, Outbox
 from adtarget_proxy.outbox.journal import GRACE, Journal
 from adtarget_proxy.outbox.lines import read_lines
 from adtarget_proxy.outbox.segments import Segments, owner_of
-from adtarget_proxy.tracking.events import Event, decode
+from adtarget_proxy.tracking.events import Event, Written, read
 
 _log = logging.getLogger("adtarget_proxy.delivery")
 BATCH = 500  # events of memory:// a transaction
@@ -208,11 +208,11 @@ class Pump:
         self._outbox.count("torn", lines.torn)
         return moved, False
 
-    def _events(self, bodies: Iterable[bytes]) -> list[Event]:
-        events: list[Event] = []
+    def _events(self, bodies: Iterable[bytes]) -> list[Event | Written]:
+        events: list[Event | Written] = []
         for body in bodies:
             try:
-                events.append(decode(body.decode("ascii")))
+                events.append(read(body.decode("ascii")))
             except ValueError:
                 self._outbox.count("unreadable")
                 _log.error("a journal holds an event that this version cannot read; it is passed over")

@@ -31,7 +31,7 @@ from adtarget_proxy.outbox.store import (
     Waiting,
 )
 from adtarget_proxy.outbox.wire import Wire
-from adtarget_proxy.tracking.events import PLAIN, Event, FbpUpdate, decode
+from adtarget_proxy.tracking.events import PLAIN, Event, FbpUpdate, Written, decode
 
 _log = logging.getLogger("adtarget_proxy.outbox")
 BEAT = 3.0  # seconds between two signs of life of who claims
@@ -60,7 +60,7 @@ class RedisStore:
 
     # -- putting ---------------------------------------------------------------------------------------------------------
 
-    def put(self, events: Sequence[Event], *, now: float, journal: JournalOffset | None = None) -> int:
+    def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:
         """See ``Store.put``. A batch whose journal offset was recorded before is passed over whole."""
         flat: list[Any] = []
         for event in events:

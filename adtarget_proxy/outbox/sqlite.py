@@ -17,7 +17,7 @@ from adtarget_proxy.outbox.database import Database
 from adtarget_proxy.outbox.store import Claim, Counts, DeadLetter, DeadReason, Flight, JournalOffset, Waiting
 from adtarget_proxy.outbox.tables import intake, records, sending, shared, upkeep
 from adtarget_proxy.outbox.together import Together
-from adtarget_proxy.tracking.events import Event, decode
+from adtarget_proxy.tracking.events import Event, Written, decode
 
 _log = logging.getLogger("adtarget_proxy.outbox")
 _PAGE = 200  # rows read at once, so that a long list holds no lock
@@ -35,7 +35,7 @@ class TableStore:
 
     # -- putting ---------------------------------------------------------------------------------------------------------
 
-    def put(self, events: Sequence[Event], *, now: float, journal: JournalOffset | None = None) -> int:
+    def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:
         """See ``Store.put``."""
         with self._db.writing() as db:
             new, shed = intake.put(db, events, now=now, journal=journal, bound=self._max_events)

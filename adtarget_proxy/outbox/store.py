@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
-from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.events import Event, Written
 
 SETTLED_KEPT = 48 * 3600.0  # seconds that a settled id is remembered
 WITHDRAWN = "withdrawn "  # before a visitor, among the settled ids: no event of theirs made up to then comes in
@@ -100,7 +100,7 @@ class Store(Protocol):
     """See the module's docstring. ``account`` is ``Account.id``; ``owner`` is the name of the claiming process' journal."""
 
     # -- putting ---------------------------------------------------------------------------------------------------------
-    def put(self, events: Sequence[Event], *, now: float, journal: JournalOffset | None = None) -> int:
+    def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:
         """Add events; returns how many were new. Idempotent by event id, against settled ones of the last 48 h too.
 
         One with ``asked_at`` has had its first attempt without a definite answer then.

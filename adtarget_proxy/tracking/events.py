@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 import json.encoder
+import re
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Self
@@ -148,3 +149,44 @@ def decode(line: str | bytes) -> Event:
         )
     except (KeyError, TypeError) as error:
         raise ValueError("no event") from error
+
+
+@dataclass(slots=True)
+class Written:
+    """An event as ``encode`` wrote it, read as far as a store has to know it: its body goes in as it came."""
+
+    kind: str
+    id: str
+    account: str
+    visitor: str
+    at: float
+    worth: int
+    not_before: float
+    asked_at: float | None
+    line: str
+
+    def encode(self) -> str:
+        """The line that it was read from."""
+        return self.line
+
+
+_PASSED_ON = (Visit.kind, InviteClick.kind)  # whose fields no store looks at
+_HEAD = re.compile(
+    r'\{"k":"([^"\\]+)","i":"([^"\\]*)","c":"[^"\\]*","a":"([^"\\]*)","v":"([^"\\]*)",'
+    r'"t":([^",]+),"w":(\d+),"n":([^",]+),(?:"u":([^",]+),)?"f":\{'
+)
+
+
+def read(line: str) -> Event | Written:
+    """The event that ``encode`` wrote, its fields unread where the head is plain: a fifth of what ``decode`` costs.
+
+    The others are read whole, for a store may look into them or change them. Raises ValueError where ``line`` is no event.
+    """
+    head = _HEAD.match(line)
+    if head is None or not line.endswith("}}"):
+        return decode(line)
+    kind, event_id, account, visitor, at, worth, not_before, asked = head.groups()
+    if kind not in _PASSED_ON:
+        return decode(line)
+    asked_at = None if asked is None else float(asked)
+    return Written(kind, event_id, account, visitor, float(at), int(worth), float(not_before), asked_at, line)

@@ -12,11 +12,11 @@ from sqlite3 import Connection
 from adtarget_proxy.outbox.store import WITHDRAWN, JournalOffset
 from adtarget_proxy.outbox.tables.records import withdraw
 from adtarget_proxy.outbox.tables.rows import enqueue, newest_visit, queue_of, refresh, remember, remove, tally
-from adtarget_proxy.tracking.events import LENT, Conversion, Event, FbpUpdate, Withdrawal
+from adtarget_proxy.tracking.events import LENT, Conversion, Event, FbpUpdate, Withdrawal, Written
 
 
 def put(
-    db: Connection, events: Sequence[Event], *, now: float, journal: JournalOffset | None, bound: int
+    db: Connection, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None, bound: int
 ) -> tuple[int, int]:
     """See ``Store.put``: how many were new, and how many went at the ``bound``.
 
@@ -28,7 +28,7 @@ def put(
         db.execute("INSERT OR REPLACE INTO journals VALUES (?, ?)", (journal.name, journal.offset))
     events = _without_withdrawn(db, events, now)
     known = _known(db, events)
-    fresh: dict[str, Event] = {}
+    fresh: dict[str, Event | Written] = {}
     for event in events:
         if event.id not in known:
             fresh.setdefault(event.id, event)
@@ -53,7 +53,7 @@ def forget_journal(db: Connection, journal: str) -> None:
     db.execute("DELETE FROM journals WHERE name = ?", (journal,))
 
 
-def _without_withdrawn(db: Connection, events: Sequence[Event], now: float) -> Sequence[Event]:
+def _without_withdrawn(db: Connection, events: Sequence[Event | Written], now: float) -> Sequence[Event | Written]:
     """The events as a withdrawal, among them or before them, leaves them."""
     for event in events:
         if isinstance(event, Withdrawal):
@@ -70,7 +70,7 @@ def _without_withdrawn(db: Connection, events: Sequence[Event], now: float) -> S
     until = {name.removeprefix(WITHDRAWN): at for name, at in rows}
     if not until:
         return events
-    kept: list[Event] = []
+    kept: list[Event | Written] = []
     for event in events:
         if isinstance(event, Withdrawal):
             continue
@@ -82,7 +82,7 @@ def _without_withdrawn(db: Connection, events: Sequence[Event], now: float) -> S
     return kept
 
 
-def _known(db: Connection, events: Sequence[Event]) -> set[str]:
+def _known(db: Connection, events: Sequence[Event | Written]) -> set[str]:
     """Which of these ids wait, were settled, or are dead letters."""
     return {
         row[0]

@@ -10,7 +10,7 @@ from typing import Any
 
 from adtarget_proxy.outbox.store import ANSWER_KEPT, DeadReason
 from adtarget_proxy.outbox.tables.schema import ASLEEP, CLAIMED, READY
-from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.events import Event, Written
 
 
 def queue_of(db: Connection, account: str, visitor: str) -> int | None:
@@ -36,7 +36,7 @@ def find(db: Connection, event_id: str) -> Any:
     ).fetchone()
 
 
-def enqueue(db: Connection, events: Sequence[Event]) -> None:
+def enqueue(db: Connection, events: Sequence[Event | Written]) -> None:
     """At the ends of their visitors' queues, in this order. Many at once cost a fraction of one by one."""
     seq = int(db.execute("SELECT coalesce(max(seq), 0) FROM events").fetchone()[0])
     queues = _queues(db, events)
@@ -67,7 +67,7 @@ def enqueue(db: Connection, events: Sequence[Event]) -> None:
     )
 
 
-def _queues(db: Connection, events: Sequence[Event]) -> dict[tuple[str, str], tuple[int, int]]:
+def _queues(db: Connection, events: Sequence[Event | Written]) -> dict[tuple[str, str], tuple[int, int]]:
     """The queues that these events' visitors have already: id and worth by account and visitor."""
     visitors: dict[str, set[str]] = {}
     for event in events:
