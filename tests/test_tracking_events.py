@@ -85,7 +85,7 @@ def test_what_a_store_has_to_know_is_read_as_it_was_made(made: Event, is_read_wh
     ],
 )
 def test_what_is_no_event_is_a_value_error(line: str) -> None:
-    with pytest.raises(ValueError, match=""):
+    with pytest.raises(ValueError, match=r"."):
         read(line)
 
 
