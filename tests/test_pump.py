@@ -161,7 +161,7 @@ def test_a_big_journal_of_a_dead_process_keeps_no_click_waiting(
     for n in range(30):
         dead.append(visit(f"left-{n}"))
     dead.close()
-    monkeypatch.setattr("adtarget_proxy.outbox.lines.CHUNK", 100)  # bytes: one event a batch
+    monkeypatch.setattr(type(own.store), "stretch", 100)  # bytes: one event a batch
     put, order = own.store.put, list[str]()
 
     def click() -> int:
@@ -234,6 +234,27 @@ def test_memory_keeps_its_events_where_the_store_refuses(monkeypatch: pytest.Mon
         Pump(outbox).own(0.0)
     assert Pump(outbox).own(0.0) == 700
     assert waiting(outbox) == [f"{i:03}" for i in range(700)]
+
+
+def test_one_put_takes_no_more_of_a_journal_than_the_store_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    outbox = Outbox.open(f"sqlite:///{tmp_path / 'outbox.sqlite3'}")
+    engine, put = type(outbox.store), outbox.store.put
+    puts: list[int] = []
+
+    def noted(_: Any, events: Sequence[Event], **more: Any) -> int:
+        puts.append(sum(len(frame(event.encode().encode())) for event in events))
+        return put(events, **more)
+
+    monkeypatch.setattr(engine, "put", noted)
+    monkeypatch.setattr(engine, "stretch", 1_000)
+    for i in range(40):
+        outbox.append(visit(f"{i:03}"))
+    assert Pump(outbox).own(0.0) == 40
+    assert max(puts) <= 1_000
+    assert waiting(outbox) == [f"{i:03}" for i in range(40)]
+    outbox.close()
 
 
 def test_a_line_that_holds_no_event_is_passed_over_and_counted(

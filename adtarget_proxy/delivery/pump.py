@@ -201,7 +201,7 @@ class Pump:
         """Move one stretch from ``offset`` on; how many events were new, and whether nothing was left to move."""
         if os.fstat(fd).st_size <= offset:
             return 0, True
-        lines = read_lines(fd, offset, final=final)
+        lines = read_lines(fd, offset, final=final, size=self._outbox.store.stretch)
         if lines.end == offset:
             return 0, True
         moved = self._outbox.store.put(self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end))

@@ -29,9 +29,8 @@ def frame(body: bytes) -> bytes:
     return b"%08x %b\n" % (crc32(body), body)
 
 
-def read_lines(fd: int, offset: int, *, final: bool) -> Lines:
-    """The next stretch from ``offset``: whole lines only, unless it is ``final``, when nobody will finish the last one."""
-    size = CHUNK
+def read_lines(fd: int, offset: int, *, final: bool, size: int = CHUNK) -> Lines:
+    """The next ``size`` bytes from ``offset``: whole lines only, unless it is ``final``, when nobody will finish the last one."""
     while True:
         data = os.pread(fd, size, offset)
         whole = data.rfind(b"\n") + 1

@@ -38,6 +38,7 @@ BEAT = 3.0  # seconds between two signs of life of who claims
 SILENCE = 10.0  # seconds without one, after which its claims are taken over
 PREFIX = "adtarget:"
 _PAGE = 200
+_STRETCH = 32 * 1024  # bytes: some fifty events, for whose put Redis answers nobody else
 _SAY_AGAIN = 60.0  # seconds between two log lines about a full outbox
 _STANDING = ("account", "body", "fbp", "worth", "due", "tries", "unknown", "owner")
 _LETTER = ("account", "body", "fbp", "reason", "status", "answer", "died_at", "tries")
@@ -48,6 +49,8 @@ class RedisStore:
 
     ``where`` is the place without its password, for messages.
     """
+
+    stretch = _STRETCH
 
     def __init__(self, url: str, *, where: str, max_events: int = 2_000_000, prefix: str = PREFIX) -> None:
         self._wire = Wire(url, where=where, prefix=prefix)

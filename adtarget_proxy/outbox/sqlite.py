@@ -14,6 +14,7 @@ from typing import Any
 
 from adtarget_proxy.outbox.bucket import Bucket
 from adtarget_proxy.outbox.database import Database
+from adtarget_proxy.outbox.lines import CHUNK
 from adtarget_proxy.outbox.store import Claim, Counts, DeadLetter, DeadReason, Flight, JournalOffset, Waiting
 from adtarget_proxy.outbox.tables import intake, records, sending, shared, upkeep
 from adtarget_proxy.outbox.together import Together
@@ -26,6 +27,8 @@ _SAY_AGAIN = 60.0  # seconds between two log lines about a full outbox
 
 class TableStore:
     """The contract of ``Store`` over the tables of a ``Database``. Every method raises OutboxError where that fails."""
+
+    stretch = CHUNK
 
     def __init__(self, database: Database, *, max_events: int) -> None:
         self._db = database

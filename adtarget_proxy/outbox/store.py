@@ -99,6 +99,10 @@ class Flight(StrEnum):
 class Store(Protocol):
     """See the module's docstring. ``account`` is ``Account.id``; ``owner`` is the name of the claiming process' journal."""
 
+    @property
+    def stretch(self) -> int:
+        """Bytes of a journal that one put should take: while it is under way, others wait."""
+
     # -- putting ---------------------------------------------------------------------------------------------------------
     def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:
         """Add events; returns how many were new. Idempotent by event id, against settled ones of the last 48 h too.
