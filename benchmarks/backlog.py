@@ -16,6 +16,7 @@ from statistics import mean, median
 from time import perf_counter, process_time
 from typing import Any
 
+from bare import BATCH, BareTable
 from redis_server import redis_server
 from rich.progress import Progress
 from visits import visit, visitor
@@ -25,7 +26,6 @@ from adtarget_proxy.outbox import Outbox
 
 ACCOUNT = "b9b66761a0893ffc"
 SMALL = 1_000
-BATCH = 400  # events of one batch of the pump
 CLAIM = 32
 PROMOTIONS = 40  # a round
 NOW = 1e10
@@ -35,15 +35,15 @@ _spawn = multiprocessing.get_context("spawn")
 def backlog(folder: Path, waiting: int, rounds: int, *, in_redis: bool) -> None:
     """Print what the operations cost at ``waiting`` events as a multiple of what they cost at a thousand."""
     with ExitStack() as stack:
-        urls = {}
+        urls: dict[int, str] = {}
         for number in (SMALL, waiting):
             if in_redis:
                 server = stack.enter_context(redis_server(folder / f"redis-{number}", "--appendonly", "no"))
                 urls[number] = f"redis://127.0.0.1:{server.port}/0"
             else:
                 urls[number] = f"sqlite:///{folder / f'{number}.sqlite3'}"
-        fill(urls)
-        found = measured(urls, rounds)
+        fill(urls, folder)
+        found = measured(urls, folder, rounds)
     engine = "Redis" if in_redis else "SQLite"
     print(f"{engine}, µs an event" + "".join(f"{number:>14,}" for number in urls) + "         ratio")
     small, large = (found[number] for number in urls)
@@ -56,13 +56,13 @@ def backlog(folder: Path, waiting: int, rounds: int, *, in_redis: bool) -> None:
         )
 
 
-def fill(urls: dict[int, str]) -> None:
+def fill(urls: dict[int, str], folder: Path) -> None:
     """The usual way, through a journal, in a process of its own."""
     with Progress() as bar:
         for number, url in urls.items():
             task = bar.add_task(f"{number:,} events", total=number)
             ours, theirs = _spawn.Pipe()
-            process = _spawn.Process(target=_fill, args=(theirs, url, number))
+            process = _spawn.Process(target=_fill, args=(theirs, url, folder / f"bare-{number}.sqlite3", number))
             process.start()
             theirs.close()
             rates: list[float] = []
@@ -75,12 +75,14 @@ def fill(urls: dict[int, str]) -> None:
             bar.console.print(f"  pumped to {number:,}: {first:,.0f} events/s at first, {last:,.0f} at last")
 
 
-def _fill(pipe: Connection, url: str, number: int) -> None:
-    outbox = Outbox.open(url)
+def _fill(pipe: Connection, url: str, floor: Path, number: int) -> None:
+    outbox, bare = Outbox.open(url), BareTable(floor)
     pump = Pump(outbox)
     for first in range(0, number, 10_000):
-        for each in range(first, min(number, first + 10_000)):
-            outbox.append(visit(each))
+        events = [visit(each) for each in range(first, min(number, first + 10_000))]
+        bare.put(events)
+        for event in events:
+            outbox.append(event)
         started = perf_counter()
         moved = pump.own(0.0)
         pipe.send((moved, perf_counter() - started))
@@ -88,12 +90,12 @@ def _fill(pipe: Connection, url: str, number: int) -> None:
     pipe.send(None)
 
 
-def measured(urls: dict[int, str], rounds: int) -> dict[int, dict[str, Any]]:
+def measured(urls: dict[int, str], folder: Path, rounds: int) -> dict[int, dict[str, Any]]:
     """What each store's process found, the two of them taking turns."""
     processes, pipes = [], {}
     for number, url in urls.items():
         ours, theirs = _spawn.Pipe()
-        process = _spawn.Process(target=_rounds, args=(theirs, url, number))
+        process = _spawn.Process(target=_rounds, args=(theirs, url, folder / f"bare-{number}.sqlite3", number))
         process.start()
         processes.append(process)
         pipes[number] = ours
@@ -110,13 +112,21 @@ def measured(urls: dict[int, str], rounds: int) -> dict[int, dict[str, Any]]:
     return found
 
 
-def _rounds(pipe: Connection, url: str, waiting: int) -> None:
-    outbox = Outbox.open(url)
+def _rounds(pipe: Connection, url: str, floor: Path, waiting: int) -> None:
+    outbox, bare = Outbox.open(url), BareTable(floor)
     pump, numbers, dice = Pump(outbox), count(waiting), random.Random(1)
-    costs: dict[str, list[float]] = {"claim": [], "pump": [], "pump, its CPU": [], "promote": [], "settle": []}
+    costs: dict[str, list[float]] = {
+        "a bare table": [],
+        "a bare table, its CPU": [],
+        "claim": [],
+        "pump": [],
+        "pump, its CPU": [],
+        "promote": [],
+        "settle": [],
+    }
     resident = [_resident()]
     while pipe.recv():
-        _round(outbox, pump, numbers, dice, waiting, costs)
+        _round(outbox, bare, pump, numbers, dice, waiting, costs)
         resident.append(_resident())
         pipe.send(None)
     outbox.close()
@@ -124,12 +134,23 @@ def _rounds(pipe: Connection, url: str, waiting: int) -> None:
 
 
 def _round(
-    outbox: Outbox, pump: Pump, numbers: count[int], dice: random.Random, waiting: int, costs: dict[str, list[float]]
+    outbox: Outbox,
+    bare: BareTable,
+    pump: Pump,
+    numbers: count[int],
+    dice: random.Random,
+    waiting: int,
+    costs: dict[str, list[float]],
 ) -> None:
-    store, owner, total = outbox.store, outbox.owner, 0
-    for _ in range(BATCH):
-        total = next(numbers)
-        outbox.append(visit(total))
+    store, owner = outbox.store, outbox.owner
+    fresh = [next(numbers) for _ in range(BATCH)]
+    events, total = [visit(number) for number in fresh], fresh[-1]
+    for event in events:
+        outbox.append(event)
+    started, spent = perf_counter(), process_time()
+    bare.put(events)
+    costs["a bare table"].append((perf_counter() - started) / BATCH)
+    costs["a bare table, its CPU"].append((process_time() - spent) / BATCH)
     started, spent = perf_counter(), process_time()
     moved = pump.own(NOW)
     costs["pump"].append((perf_counter() - started) / moved)

@@ -13,7 +13,6 @@ from __future__ import annotations
 import argparse
 import multiprocessing
 import os
-import sqlite3
 import sys
 import tempfile
 import time
@@ -29,6 +28,7 @@ from typing import Any
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from backlog import backlog
+from bare import BareTable
 from visits import visit
 
 from adtarget_proxy.delivery import Delivery
@@ -181,23 +181,13 @@ def pump(folder: Path, rounds: int) -> None:
     """The pump beside the least that keeps events in order and unique: a bare table with the same two keys."""
     print("the pump into SQLite")
     outbox = Outbox.open(f"sqlite:///{folder / 'pump.sqlite3'}")
-    bare = sqlite3.connect(folder / "bare.sqlite3", isolation_level=None)
-    bare.execute("PRAGMA journal_mode = WAL")
-    bare.execute("PRAGMA synchronous = NORMAL")
-    bare.execute(
-        "CREATE TABLE bare (seq INTEGER PRIMARY KEY, id TEXT NOT NULL UNIQUE, visitor TEXT NOT NULL, body TEXT)"
-    )
-    bare.execute("CREATE UNIQUE INDEX bare_visitor ON bare (visitor)")
+    bare = BareTable(folder / "bare.sqlite3")
     numbers = count()
     spent: dict[str, list[float]] = {"a bare indexed table": [], "the pump": []}
     for _ in range(rounds):
         events = [visit(next(numbers)) for _ in range(ROUND)]
-        rows = [(event.id, event.visitor, event.encode()) for event in events]
         started = perf_counter()
-        for part in pieces(rows, 400):
-            bare.execute("BEGIN")
-            bare.executemany("INSERT INTO bare (id, visitor, body) VALUES (?, ?, ?)", part)
-            bare.execute("COMMIT")
+        bare.put(events)
         spent["a bare indexed table"].append((perf_counter() - started) / ROUND)
         for event in events:
             outbox.append(event)
@@ -210,11 +200,6 @@ def pump(folder: Path, rounds: int) -> None:
         print(f"  {name:26} {1 / median(each):10,.0f} events/s {median(each) / floor:8.2f} x floor")
     outbox.close()
     bare.close()
-
-
-def pieces(rows: list[Any], size: int) -> Iterator[list[Any]]:
-    for start in range(0, len(rows), size):
-        yield rows[start : start + size]
 
 
 if __name__ == "__main__":
