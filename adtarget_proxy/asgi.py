@@ -90,7 +90,7 @@ class AdTargetMiddleware:
         if (
             self.tracker.has_served
         ):  # an app that knows no lifespan returns at start-up, which must not wait for a backlog
-            self._safely("flush", self.tracker.flush)
+            self._safely("close", self.tracker.close)
 
     def _safely(self, name: str, work: Callable[[], object]) -> None:
         try:

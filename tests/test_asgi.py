@@ -487,8 +487,8 @@ def test_an_app_that_rejects_lifespan_is_heard(wrap: Wrap) -> None:
         run(wrap(app), {"type": "lifespan"})
 
 
-def test_the_lifespans_end_sends_what_waits(wrap: Wrap, adtarget_sandbox: Sandbox) -> None:
-    """A11."""
+def test_the_lifespans_end_sends_what_waits_and_stops_sending(wrap: Wrap, adtarget_sandbox: Sandbox) -> None:
+    """A11. Were anything still running, the interpreter's exit would wait for it as long again."""
     settings = quiet(api_key=adtarget_sandbox.api_key, api_url=adtarget_sandbox.api_url, deliver="thread")
 
     async def app(scope: Any, receive: Any, send: Any) -> None:
@@ -516,21 +516,25 @@ def test_the_lifespans_end_sends_what_waits(wrap: Wrap, adtarget_sandbox: Sandbo
 
     asyncio.run(main())
     assert len(adtarget_sandbox.events("visit")) == 1
+    assert not wrapped.tracker.delivery.is_running
+    assert SHELL.ask(wrapped, PAGE).cookies.keys() >= {"adtarget_temp_id"}  # a lifespan may begin again
+    assert adtarget_sandbox.wait_for(2, "visit")
+    wrapped.close()
 
 
-@pytest.mark.parametrize("name", ["start", "flush"])
+@pytest.mark.parametrize("name", ["start", "close"])
 @pytest.mark.parametrize("fault_works", [True, False])
-def test_a_fault_of_ours_does_not_end_the_lifespan(
-    wrap: Wrap, name: str, fault_works: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_fault_of_ours_does_not_end_the_lifespan(wrap: Wrap, name: str, fault_works: bool) -> None:
     def planted(*args: Any) -> None:
         raise RuntimeError("planted")
 
-    monkeypatch.setattr(f"adtarget_proxy.tracker.Tracker.{name}", planted)
-    if not fault_works:
-        monkeypatch.setattr("adtarget_proxy.tracker.Tracker.fault", planted)
     done = {"type": "lifespan.startup.complete"}
-    assert run(wrap(sending(done)), {"type": "lifespan"}) == [done]
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(f"adtarget_proxy.tracker.Tracker.{name}", planted)
+        monkeypatch.setattr("adtarget_proxy.tracker.Tracker.has_served", True)
+        if not fault_works:
+            monkeypatch.setattr("adtarget_proxy.tracker.Tracker.fault", planted)
+        assert run(wrap(sending(done)), {"type": "lifespan"}) == [done]
 
 
 # -- other people's ASGI -----------------------------------------------------------------------------------------------------
