@@ -294,6 +294,24 @@ def test_what_is_still_in_memory_at_the_end_is_counted(segments: Segments, own: 
     assert own.lost == {"slow disk": 1}
 
 
+def test_an_opening_that_takes_its_time_says_nothing_of_the_lines_that_follow(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    class Crowded(Segments):
+        def create(self, name: str) -> int:
+            fd = super().create(name)
+            threading.Event().wait(0.2)  # the directory is busy with other processes' files
+            return fd
+
+    segments = Crowded(tmp_path / "j")
+    own = Journal(segments, slow=0.15)
+    for name in ("a", "b", "c"):
+        own.append(visit(name))
+        assert written(segments)[-1] == name
+    assert caplog.text == ""
+    own.close()
+
+
 def test_a_slow_append_leaves_the_next_ones_to_a_thread_until_one_is_quick(segments: Segments, disk: Disk) -> None:
     own = Journal(segments, slow=-1.0)  # every append is too slow
     here = threading.get_ident()

@@ -221,10 +221,10 @@ class Journal:
         return line is None or aside.put(line)
 
     def _write_late(self, line: bytes) -> bool:
-        """Write a line off the beaten track; whether that was quick. Raises OSError."""
-        began = monotonic()
+        """Write a line off the beaten track; whether that was quick, the opening apart. Raises OSError."""
         with self._turn:
             self._open()
+        began = monotonic()
         if write(self._fd, line) != len(line):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         self._size += len(line)
