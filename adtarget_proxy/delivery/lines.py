@@ -36,10 +36,15 @@ class Client(Protocol):
 
 
 _importing = threading.Lock()
+
+
+def _imported() -> None:
+    if _importing.locked():  # uWSGI, with py-call-osafterfork, calls what comes after a fork and not what comes before
+        _importing.release()
+
+
 if hasattr(os, "register_at_fork"):  # a child forked in the middle of an import has half a module for good
-    os.register_at_fork(
-        before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_importing.release
-    )
+    os.register_at_fork(before=_importing.acquire, after_in_parent=_importing.release, after_in_child=_imported)
 
 
 def client_of(account: Account) -> Client:
