@@ -20,14 +20,19 @@ class AccountHealth:
 
 @dataclass(frozen=True, slots=True)
 class Health:
-    """``counts`` is None where the store cannot be read; ``lost`` counts, by cause, the events that this process gave up."""
+    """``counts`` is None where the store cannot be read; ``lost`` counts, by cause, the events that this process gave up.
+
+    ``hindrance`` says what keeps this process from sending at all: a server without threads.
+    """
 
     accounts: tuple[AccountHealth, ...]
     counts: Counts | None
     lost: Mapping[str, int] = field(default_factory=dict)
     running: bool = False
+    hindrance: str = ""
 
     @property
     def ok(self) -> bool:
         """Whether everything that is to be sent can be."""
-        return self.counts is not None and all(account.state is State.OK for account in self.accounts)
+        well = all(account.state is State.OK for account in self.accounts)
+        return well and self.counts is not None and not self.hindrance

@@ -19,6 +19,7 @@ from adtarget_proxy.delivery.breaker import State
 from adtarget_proxy.delivery.health import AccountHealth, Health
 from adtarget_proxy.delivery.invite_call import Click, InviteCall
 from adtarget_proxy.delivery.office import Office, accounts_of
+from adtarget_proxy.delivery.threads import hindrance
 from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Counts, Outbox
@@ -38,14 +39,17 @@ class Delivery:
         self._office: Office | None = None
         self._inherited: list[Office] = []
         self._opening = threading.Lock()
+        self._lock_kind: object = threading.Lock
+        self._begun = False
+        self._hindrance = ""
         self._is_dry = settings.mode == "dry-run"
         self._is_off = settings.mode == "off"
         _living.add(self)
 
     def start(self) -> None:
         """Start the threads in this process, unless they run: cheap enough for every request."""
-        if self._office is None and not self._is_off:
-            self._open()
+        if not self._begun and not self._is_off:
+            self._begin()
 
     def wake(self) -> None:
         """An event was appended. Costs one store, never raises, never waits."""
@@ -81,7 +85,7 @@ class Delivery:
         """
         deadline = time.monotonic() + timeout
         with self._opening:
-            office, self._office = self._office, None
+            office, self._office, self._begun = self._office, None, False
         if office is not None:
             office.flush(deadline)
             office.close(deadline)
@@ -102,6 +106,7 @@ class Delivery:
             counts=self._counts(),
             lost=dict(self._outbox.lost),
             running=office is not None,
+            hindrance=self._hindrance,
         )
 
     @property
@@ -111,7 +116,7 @@ class Delivery:
 
     def reset_after_fork(self) -> None:
         """In the child: the parent's threads are not here, and its connections are left alone. Called by the fork itself."""
-        office, self._office = self._office, None
+        office, self._office, self._begun = self._office, None, False
         self._opening = threading.Lock()
         if office is not None:
             self._inherited.append(office)  # collecting it would close sockets that the parent uses
@@ -120,12 +125,31 @@ class Delivery:
     def _accounts(self) -> Collection[str]:
         return [account.id for account in accounts_of(self._settings)]
 
-    def _open(self) -> None:
+    def _begin(self) -> None:
+        if self._lock_kind is not threading.Lock:  # gevent came after the app; no greenlet runs between these two lines
+            self._lock_kind, self._opening = threading.Lock, threading.Lock()
         with self._opening:
-            if self._office is None and not _Exit.begun:
+            if self._begun or _Exit.begun:
+                return
+            self._outbox.settle_in()
+            said, self._hindrance = self._hindrance, hindrance()
+            if not self._hindrance:
                 office = Office(self._settings, self._outbox, timing=self._timing)
                 office.open()
                 self._office = office
+            elif not said:
+                self._tell()
+            self._begun = True
+
+    def _tell(self) -> None:
+        keeps = self._outbox.place.path is not None
+        _log.error(
+            "%s: this process sends nothing, and invite clicks get their fallback at once. Set enable-threads%s",
+            self._hindrance,
+            f"; until then adtarget-proxy worker sends what is kept in {self._outbox.place}"
+            if keeps
+            else ": memory:// holds its events until they are too many, and loses them with the process",
+        )
 
     def _counts(self) -> Counts | None:
         if self._is_off:
@@ -140,7 +164,10 @@ class Delivery:
         counts = self._counts()
         if counts is None:
             return 1
-        return max(counts.waiting + counts.claimed, 1 if office is not None and office.is_behind else 0)
+        if self._is_off:
+            return 0
+        is_behind = self._outbox.is_behind if office is None else office.is_behind
+        return max(counts.waiting + counts.claimed, 1 if is_behind else 0)
 
 
 class _Exit:

@@ -34,9 +34,10 @@ _SECRET = 64  # hex digits
 
 
 class _Room:
-    """What belongs to one process. ``segments`` None: memory://."""
+    """What belongs to one process, and to its kind of locks. ``segments`` None: memory://."""
 
     def __init__(self, segments: Segments | None, secret: str | None = None) -> None:
+        self.mark = _mark()
         self.turn = threading.Lock()  # one pump at a time
         self.opening = threading.Lock()
         self.store: Store | None = None
@@ -116,6 +117,14 @@ class Outbox:
         return self._room.arrivals
 
     @property
+    def is_behind(self) -> bool:
+        """Whether this process has events that the store does not know yet. Raises OutboxError."""
+        room = self._room
+        if room.journal is None:
+            return bool(room.arrivals)
+        return not self._all_moved(room.journal, self.store)
+
+    @property
     def turn(self) -> threading.Lock:
         """Held by whoever pumps in this process."""
         return self._room.turn
@@ -153,6 +162,14 @@ class Outbox:
         if room.store is not None:
             store, room.store = room.store, None  # a server may start its lifespan again: the next use opens anew
             store.close()
+
+    def settle_in(self) -> None:
+        """At the first use in a process: start anew where a fork has told nobody, or where gevent has patched the locks since.
+
+        uWSGI forks without Python's hooks. Two workers under one name would write over each other's journals.
+        """
+        if self._room.mark != _mark():
+            self.reset_after_fork()
 
     def reset_after_fork(self) -> None:
         """In the child, called by the fork itself: start anew, and close what would keep the parent's journal locked.
@@ -196,6 +213,11 @@ def _read_or_make(path: Path) -> str:
         return kept
     finally:
         os.close(fd)
+
+
+def _mark() -> tuple[int, object]:
+    """Which process this is, and what its locks are made of: gevent puts others in the place of ``threading``'s."""
+    return os.getpid(), threading.Lock
 
 
 _living: weakref.WeakSet[Outbox] = weakref.WeakSet()
