@@ -10,7 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from http.client import HTTPConnection, HTTPResponse
 from pathlib import Path
 
@@ -41,9 +41,30 @@ class Server:
         self._wait_until_it_listens()
 
     def kill(self) -> None:
-        """SIGKILL to every process of it."""
-        os.killpg(self._process.pid, signal.SIGKILL)
+        """SIGKILL to every process of it that there still is."""
+        with suppress(ProcessLookupError):
+            os.killpg(self._process.pid, signal.SIGKILL)
         self._process.wait()
+
+    def signal(self, number: int) -> None:
+        """A signal to its first process, which is the master where there is one."""
+        self._process.send_signal(number)
+
+    def ends(self, within: float) -> bool:
+        """Whether all its processes are gone within so many seconds."""
+        deadline = time.monotonic() + within
+        while self._process.poll() is None or self._has_orphans():
+            if time.monotonic() >= deadline:
+                return False
+            time.sleep(0.02)
+        return True
+
+    def _has_orphans(self) -> bool:
+        try:
+            os.killpg(self._process.pid, 0)
+        except ProcessLookupError:
+            return False
+        return True
 
     def stop(self) -> None:
         """SIGTERM, and SIGKILL where that is not heard within 10 s."""
