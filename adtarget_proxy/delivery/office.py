@@ -19,6 +19,7 @@ from adtarget_proxy.delivery.registry import Registry
 from adtarget_proxy.delivery.timing import Timing
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox.ground import advice, is_first, look
 from adtarget_proxy.settings import Account, Settings
 from adtarget_proxy.tracking.events import KINDS, Conversion, Event
 
@@ -153,6 +154,7 @@ class Office:
             _log.error("no client for account %s: %s", line.id, told(error))
 
     def _work(self) -> None:
+        self._tried(self._look_round)
         machine_at = expire_at = poll_at = 0.0
         while True:
             now = time.monotonic()
@@ -170,6 +172,14 @@ class Office:
                 lane.grow()
             if self._stop.wait(self._timing.tick):
                 return
+
+    def _look_round(self) -> int:
+        """What a user has to know of the place that events are kept in: said by one process of a server, not by all."""
+        place, segments = self._outbox.place, self._outbox.segments
+        words = advice(place, look(place))
+        if words is not None and (segments is None or is_first(segments.path)):
+            _log.warning("%s", words)
+        return 0
 
     def _move(self) -> int:
         self._moving = True
