@@ -245,6 +245,25 @@ def test_a_plain_visit_rises_one_class_after_15_minutes_and_no_further(store: St
     assert ids(store, limit=2) == ["ad", "patient"]
 
 
+@pytest.mark.parametrize(("ahead", "asleep"), [(3600, True), (3604, True), (3606, False), (86_400 * 365, False)])
+def test_what_a_clock_that_went_back_put_to_sleep_wakes(store: Store, ahead: float, asleep: bool) -> None:
+    store.put([visit("tried"), visit("behind"), visit("other", "b", at=200)], now=1000)
+    store.claim([A], owner=ME, now=1000, limit=1)
+    store.put_back("tried", not_before=1000 + ahead, now=1000, unknown=False)
+    assert store.expire(now=1000, max_age={}) == 0
+    assert ids(store, now=1000) == (["other"] if asleep else ["tried", "other"])
+
+
+def test_what_stands_behind_one_that_woke_wakes_in_its_turn(store: Store) -> None:
+    store.put([visit("one", not_before=9000), visit("two", not_before=9000)], now=10)
+    store.expire(now=10, max_age={})
+    assert ids(store, now=10) == ["one"]
+    store.settle("one", now=10)
+    assert ids(store, now=10) == []
+    store.expire(now=10, max_age={})
+    assert ids(store, now=10) == ["two"]
+
+
 # -- what becomes of a claim -----------------------------------------------------------------------------------------------
 
 
@@ -482,6 +501,14 @@ def test_a_flight_is_taken_over_after_15_seconds(store: Store) -> None:
     store.begin_invite(A, "v", "vip", owner=ME, now=10)
     assert store.begin_invite(A, "v", "vip", owner=OTHER, now=24.9) == (Flight.FOLLOW, None)
     assert store.begin_invite(A, "v", "vip", owner=OTHER, now=25) == (Flight.LEAD, None)
+
+
+@pytest.mark.parametrize("link", [None, "https://t.me/+old"], ids=["a flight", "a link"])
+def test_a_link_and_a_flight_of_the_future_are_none(store: Store, link: str | None) -> None:
+    store.begin_invite(A, "x", "vip", owner=ME, now=9000)
+    if link is not None:
+        store.end_invite(A, "x", "vip", link=link, now=9000)
+    assert store.begin_invite(A, "x", "vip", owner=ME, now=1000) == (Flight.LEAD, None)
 
 
 def test_a_link_that_arrives_late_is_not_taken_away_by_a_call_that_failed(store: Store) -> None:

@@ -21,6 +21,7 @@ from adtarget_proxy.tracking.events import PLAIN, Conversion, Event, FbpUpdate, 
 ACCOUNTS, VISITORS, OWNERS = ("a", "b"), ("x", "y"), ("p", "q")
 OFTEN_A = st.sampled_from(("a", "a", "a", "b"))
 PATIENCE = 900
+LONGEST_SLEEP = 3605
 Queue = tuple[str, str]  # account and visitor
 
 
@@ -58,7 +59,7 @@ class StoreMachine(RuleBasedStateMachine):
         self.gone_out: dict[Queue, float] = {}  # when the newest visit that AdTarget took was made
         self.sent = 0
         self.askings: list[tuple[str, str, float]] = []
-        self.now = 100.0
+        self.now = 1_000_000.0
         self.number = 0
 
     def engine(self) -> Store:
@@ -146,7 +147,7 @@ class StoreMachine(RuleBasedStateMachine):
         name = f"e{data.draw(st.integers(1, self.number))}"
         assert self.store.put([Visit(id=name, key=name, account="a", visitor="x", at=0.0, worth=1)], now=self.now) == 0
 
-    @rule(seconds=st.sampled_from([1, 2, 5, 400]))
+    @rule(seconds=st.sampled_from([1, 2, 5, 400, -7200]))
     def wait(self, seconds: int) -> None:
         self.now += seconds
 
@@ -292,6 +293,11 @@ class StoreMachine(RuleBasedStateMachine):
         for entry in self.waiting:
             if isinstance(entry.event, Visit) and entry.worth == PLAIN and entry.at <= self.now - PATIENCE:
                 entry.worth -= 1
+        for account in ACCOUNTS:
+            for visitor in VISITORS:
+                for head in self.queue(account, visitor)[:1]:
+                    if not head.owner and head.due > self.now + LONGEST_SLEEP:
+                        head.due = 0.0
 
     @invariant()
     def counts_agree(self) -> None:

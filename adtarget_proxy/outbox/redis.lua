@@ -468,7 +468,7 @@ function commands.begin_invite(account, visitor, slug, owner, now, link_kept, fl
   local k = q .. '\0' .. slug
   local l = call('HMGET', key('l:', k), 'link', 'at')
   if l[2] then
-    local age = num(now) - num(l[2])
+    local age = math.abs(num(now) - num(l[2])) -- one from the future was kept by a clock that has gone back
     if l[1] and age < num(link_kept) then return {'link', l[1]} end
     if not l[1] and age < num(flight_kept) then return {'follow'} end
     unlink(q, slug)
@@ -585,7 +585,16 @@ local function lift(before, limit)
   end
 end
 
-function commands.expire(now, limit, words, risen, settled, links, ...)
+local function wake(far, limit)
+  for _, account in ipairs(call('SMEMBERS', key('accounts'))) do
+    for _, q in ipairs(call('ZRANGEBYSCORE', key('asleep:', account), '(' .. far, '+inf', 'LIMIT', 0, limit)) do
+      call('HSET', key('e:', call('ZRANGE', key('q:', q), 0, 0)[1]), 'due', '0')
+      place(q)
+    end
+  end
+end
+
+function commands.expire(now, limit, words, risen, settled, links, far, ...)
   local kinds, buried = {...}, 0
   for n = 1, #kinds, 2 do
     local old = call('ZRANGEBYSCORE', key('age:', kinds[n]), '-inf', '(' .. kinds[n + 1], 'LIMIT', 0, num(limit) - buried)
@@ -598,6 +607,7 @@ function commands.expire(now, limit, words, risen, settled, links, ...)
     end
   end
   lift(risen, limit)
+  wake(far, limit)
   for _, id in ipairs(call('ZRANGEBYSCORE', key('settled'), '-inf', '(' .. settled, 'LIMIT', 0, limit)) do
     call('ZREM', key('settled'), id)
   end

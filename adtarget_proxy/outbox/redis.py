@@ -20,6 +20,7 @@ from adtarget_proxy.outbox.store import (
     ASKING_KEPT,
     FLIGHT_KEPT,
     LINK_KEPT,
+    LONGEST_SLEEP,
     PATIENCE,
     SETTLED_KEPT,
     Claim,
@@ -208,8 +209,8 @@ class RedisStore:
     def expire(self, *, now: float, max_age: Mapping[str, float], limit: int = 1000) -> int:
         """See ``Store.expire``; returns how many were buried."""
         limits = [word for kind, age in max_age.items() for word in (kind, now - age)]
-        before = (now - PATIENCE, now - SETTLED_KEPT, now - LINK_KEPT)
-        return int(self._wire.do("expire", now, limit, "older than max_age", *before, *limits))
+        bounds = (now - PATIENCE, now - SETTLED_KEPT, now - LINK_KEPT, now + LONGEST_SLEEP)
+        return int(self._wire.do("expire", now, limit, "older than max_age", *bounds, *limits))
 
     def counts(self, accounts: Collection[str] | None = None) -> Counts:
         """See ``Store.counts``."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from adtarget_proxy.outbox.bucket import LONGEST_HOLD, SKEW
 from adtarget_proxy.tracking.events import Event, Written
 
 SETTLED_KEPT = 48 * 3600.0  # seconds that a settled id is remembered
@@ -24,6 +25,7 @@ LINK_KEPT = 60.0  # seconds that an invite link is remembered
 ASKING_KEPT = 60.0  # seconds that a visitor without cookies counts for their network
 FLIGHT_KEPT = 15.0  # seconds after which a flight is taken over
 PATIENCE = 900.0  # seconds after which a plain visit rises one class
+LONGEST_SLEEP = LONGEST_HOLD + SKEW  # seconds: further ahead no event is due, unless a clock went back
 ANSWER_KEPT = 2048  # characters of an answer in a dead letter
 
 
@@ -202,7 +204,8 @@ class Store(Protocol):
 
         It is ``expired``, or ``unknown`` where an attempt with it had no definite answer.
 
-        Also lifts plain visits that have waited 15 minutes by one class, once. At most ``limit`` of each a call.
+        Also lifts plain visits that have waited 15 minutes by one class, once, and wakes what is not due for ``LONGEST_SLEEP``: a
+        clock that has since gone back put it to sleep. At most ``limit`` of each a call.
         """
 
     def counts(self, accounts: Collection[str] | None = None) -> Counts:

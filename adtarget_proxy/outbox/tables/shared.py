@@ -13,10 +13,12 @@ Key = tuple[str, str, str]  # account, visitor, slug
 def begin_invite(db: Connection, key: Key, *, owner: str, now: float) -> tuple[Flight, str | None]:
     """See ``Store.begin_invite``."""
     row = db.execute("SELECT link, at FROM links WHERE account = ? AND visitor = ? AND slug = ?", key).fetchone()
-    if row is not None and row[0] is not None and now - row[1] < LINK_KEPT:
-        return Flight.LINK, str(row[0])
-    if row is not None and row[0] is None and now - row[1] < FLIGHT_KEPT:
-        return Flight.FOLLOW, None
+    if row is not None:
+        link, age = row[0], abs(now - row[1])  # one from the future was kept by a clock that has gone back
+        if link is not None and age < LINK_KEPT:
+            return Flight.LINK, str(link)
+        if link is None and age < FLIGHT_KEPT:
+            return Flight.FOLLOW, None
     db.execute("INSERT OR REPLACE INTO links VALUES (?, ?, ?, NULL, ?, ?)", (*key, owner, now))
     return Flight.LEAD, None
 

@@ -5,8 +5,17 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping
 from sqlite3 import Connection
 
-from adtarget_proxy.outbox.store import ASKING_KEPT, LINK_KEPT, PATIENCE, SETTLED_KEPT, Counts, DeadReason
+from adtarget_proxy.outbox.store import (
+    ASKING_KEPT,
+    LINK_KEPT,
+    LONGEST_SLEEP,
+    PATIENCE,
+    SETTLED_KEPT,
+    Counts,
+    DeadReason,
+)
 from adtarget_proxy.outbox.tables.rows import bury, find
+from adtarget_proxy.outbox.tables.schema import ASLEEP, READY
 from adtarget_proxy.tracking.events import PLAIN
 
 _TOO_OLD = "older than max_age"
@@ -28,6 +37,7 @@ def expire(db: Connection, *, now: float, max_age: Mapping[str, float], limit: i
             bury(db, row, event_id, reason=reason, status=None, answer=_TOO_OLD, now=now)
             buried += 1
     _lift(db, now, limit)
+    _wake(db, now, limit)
     for table, column, before in (
         ("settled", "at", now - SETTLED_KEPT),
         ("visits", "settled_at", now - SETTLED_KEPT),
@@ -55,6 +65,17 @@ def _lift(db: Connection, now: float, limit: int) -> None:
     ).fetchall()
     db.executemany("UPDATE events SET worth = worth - 1 WHERE seq = ?", [(seq,) for seq, _ in found])
     db.executemany("UPDATE queues SET worth = min(worth, ?) WHERE id = ?", [(PLAIN - 1, queue) for _, queue in found])
+
+
+def _wake(db: Connection, now: float, limit: int) -> None:
+    """Heads that are due too far ahead. The account goes first in the index, so each is asked for by name."""
+    found = db.execute(
+        "SELECT q.id, q.head FROM tally t CROSS JOIN queues q INDEXED BY queues_asleep "  # noqa: S608  # constants
+        f"ON q.account = t.account AND q.state = {ASLEEP} AND q.due > ? LIMIT ?",
+        (now + LONGEST_SLEEP, limit),
+    ).fetchall()
+    db.executemany("UPDATE events SET due = 0.0 WHERE seq = ?", [(head,) for _, head in found])
+    db.executemany(f"UPDATE queues SET due = 0.0, state = {READY} WHERE id = ?", [(queue,) for queue, _ in found])  # noqa: S608
 
 
 def _forget(db: Connection, table: str, column: str, before: float, limit: int) -> None:
