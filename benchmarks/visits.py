@@ -1,31 +1,37 @@
-"""The events of the outbox' benchmarks: what a page of a landing makes, with ids as random as the real ones.
-
-Visitors that count upwards would flatter every index: their neighbours are on the page that was written last.
-"""
+"""The events of the outbox' benchmarks: what a new visitor's page makes, with ids as the package makes them."""
 
 from __future__ import annotations
 
 import hashlib
-import uuid
+from collections.abc import Callable
 
-from adtarget_proxy.tracking.events import PLAIN, Visit, new_id
+from adtarget_proxy.tracking.events import PLAIN, Visit
+from adtarget_proxy.tracking.ids import new_id, new_uuid
 
 AGENT = "Mozilla/5.0 (X11; Linux x86_64) AppleWebKit/537.36 (KHTML, like Gecko) Chrome/126.0.0.0 Safari/537.36"
 
 
+def _made_at(number: int) -> float:
+    return 1_795_606_978.0 + number / 1000
+
+
+def _chance(what: str, number: int) -> Callable[[int], bytes]:
+    return lambda size: hashlib.md5(f"{what} {number}".encode()).digest()[:size]
+
+
 def visitor(number: int) -> str:
     """The ``number``-th visitor's id, always the same."""
-    return str(uuid.UUID(bytes=hashlib.md5(b"%d" % number).digest()))
+    return new_uuid(_made_at(number), _chance("visitor", number))
 
 
 def visit(number: int, *, account: str = "b9b66761a0893ffc") -> Visit:
     """The ``number``-th visitor's first page."""
-    at = 1_795_606_978.0 + number / 1000
-    event_id, who = new_id(at, lambda size: hashlib.md5(b"event %d" % number).digest()[:size]), visitor(number)
+    at, who = _made_at(number), visitor(number)
+    event_id = new_id(at, _chance("event", number))
     fields = {
         "user_agent": AGENT,
         "temp_id": who,
-        "client_session_id": str(uuid.UUID(bytes=hashlib.md5(b"session %d" % number).digest())),
+        "client_session_id": new_uuid(at, _chance("session", number)),
         "client_ip": f"203.0.113.{number % 256}",
         "fbp": f"fb.1.1795606978934.{1_000_000_000 + number}",
         "fbc": "fb.1.1795606978934.IwAR0_aB-c9",

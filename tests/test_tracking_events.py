@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from itertools import count
 from typing import Any
 
 import pytest
@@ -20,7 +19,6 @@ from adtarget_proxy.tracking.events import (
     Withdrawal,
     Written,
     decode,
-    new_id,
     read,
 )
 
@@ -87,15 +85,3 @@ def test_what_a_store_has_to_know_is_read_as_it_was_made(made: Event, is_read_wh
 def test_what_is_no_event_is_a_value_error(line: str) -> None:
     with pytest.raises(ValueError, match=r"."):
         read(line)
-
-
-def test_new_ids_stand_in_the_order_of_time_and_differ_within_a_millisecond() -> None:
-    chance = count(255, -1)
-
-    def entropy(size: int) -> bytes:
-        return bytes([next(chance)] * size)
-
-    ids = [new_id(at, entropy) for at in (0.0, 1.0, 1.5, 1_795_606_978.25, 1_795_606_978.5)]
-    assert ids == sorted(ids)
-    assert {len(each) for each in ids} == {32}
-    assert new_id(5.0, entropy) != new_id(5.0, entropy)

@@ -119,14 +119,6 @@ class Withdrawal(Event):
     kind = "withdrawal"
 
 
-def new_id(at: float, entropy: Callable[[int], bytes]) -> str:
-    """A new event's id: 12 hex digits of the time in milliseconds, 20 of chance, as in a UUIDv7 (RFC 9562, 6.11).
-
-    Ids in the order of time fall on the end of a store's index, however large it is; with random ones each event rewrites a page.
-    """
-    return f"{int(at * 1000):012x}{entropy(10).hex()}"
-
-
 KINDS: dict[str, type[Event]] = {cls.kind: cls for cls in (Visit, FbpUpdate, InviteClick, Conversion)}
 """What AdTarget is told."""
 _WRITTEN = KINDS | {Withdrawal.kind: Withdrawal}

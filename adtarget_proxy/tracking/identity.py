@@ -34,6 +34,7 @@ from adtarget_proxy.tracking.cookies import (
 )
 from adtarget_proxy.tracking.events import FbpUpdate
 from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, url_text
+from adtarget_proxy.tracking.ids import new_uuid
 from adtarget_proxy.tracking.rules import Rules, SiteRules
 from adtarget_proxy.tracking.scrub import scrubbed_query, scrubbed_url, url_without_switch, without_switch
 from adtarget_proxy.tracking.state import State
@@ -87,8 +88,8 @@ class Identity:
         temp_id, session_id = jar.temp_id, jar.session_id
         self.new_visitor = temp_id is None
         self.had_session = temp_id is not None and session_id is not None
-        self.temp_id = temp_id or rules.new_uuid()
-        self.session_id = session_id if session_id is not None and temp_id is not None else rules.new_uuid()
+        self.temp_id = temp_id or new_uuid(now, rules.entropy)
+        self.session_id = session_id if session_id is not None and temp_id is not None else new_uuid(now, rules.entropy)
         self.seen = seen = jar.seen
         self.referer = referer = facts.header("referer")
         if jar.latest <= now_ms:

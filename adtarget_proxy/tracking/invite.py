@@ -11,9 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from adtarget_proxy.tracking.address import network_of
-from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick, new_id
+from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, InviteClick
 from adtarget_proxy.tracking.facts import Facts
 from adtarget_proxy.tracking.identity import Identity, touch_of
+from adtarget_proxy.tracking.ids import new_id
 from adtarget_proxy.tracking.rules import Gate, Rules, SiteRules
 from adtarget_proxy.tracking.visit import new_touch, visit_of
 

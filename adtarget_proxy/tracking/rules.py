@@ -230,12 +230,6 @@ class Rules:
             )
         return found
 
-    def new_uuid(self) -> str:
-        """A random UUID (version 4)."""
-        digits = self.entropy(16).hex()
-        variant = "89ab"[int(digits[16], 16) & 3]  # RFC 9562, 5.4
-        return f"{digits[:8]}-{digits[8:12]}-4{digits[13:16]}-{variant}{digits[17:20]}-{digits[20:]}"
-
     def _slug(self, path: str) -> str | None:
         if not path.startswith(self._before_slug) or not path.endswith(self._after_slug):
             return None

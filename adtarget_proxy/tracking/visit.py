@@ -9,9 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import NamedTuple
 
-from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event, Visit, new_id
+from adtarget_proxy.tracking.events import FROM_AN_AD, PLAIN, Event, Visit
 from adtarget_proxy.tracking.facts import Facts, Response
 from adtarget_proxy.tracking.identity import Identity
+from adtarget_proxy.tracking.ids import new_id
 from adtarget_proxy.tracking.pages import is_cacheable, is_page, protected
 from adtarget_proxy.tracking.rules import Gate, Reason, Rules, SiteRules
 from adtarget_proxy.tracking.withdrawal import Parting, parting_of
