@@ -66,6 +66,12 @@ class Server:
             return False
         return True
 
+    def workers(self) -> list[int]:
+        """The process ids of its worker processes, as ps shows them now."""
+        listing = subprocess.run(["ps", "-Aww", "-o", "ppid=,pid=,args="], capture_output=True, text=True, check=True)
+        rows = [line.split(maxsplit=2) for line in listing.stdout.splitlines()]
+        return [int(pid) for parent, pid, *told in rows if int(parent) == self._process.pid and _works(*told)]
+
     def stop(self) -> None:
         """SIGTERM, and SIGKILL where that is not heard within 10 s."""
         if self._process.poll() is None:
@@ -217,6 +223,11 @@ def require(is_there: bool, what: str) -> None:
         if os.environ.get("ADTARGET_TEST_REQUIRE") == "all":
             pytest.fail(what)
         pytest.skip(what)
+
+
+def _works(told: str = "") -> bool:
+    """multiprocessing's own helper is no worker; nor is one that has died already."""
+    return "resource_tracker" not in told and "<defunct>" not in told
 
 
 def _plain_environment() -> dict[str, str]:
