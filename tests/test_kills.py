@@ -69,7 +69,10 @@ class Crowd:
 
 @contextmanager
 def trouble(sandbox: Sandbox) -> Iterator[None]:
-    """30 % errors, 20 % dropped connections (before or after the event was counted), and a full stop now and then."""
+    """30 % errors, 20 % dropped connections (before or after the event was counted), and a full stop now and then.
+
+    Answers take their time, so that a kill finds events on their way.
+    """
     stop = threading.Event()
 
     def flap() -> None:
@@ -78,7 +81,7 @@ def trouble(sandbox: Sandbox) -> Iterator[None]:
             stop.wait(0.4)
             sandbox.open_port()
 
-    sandbox.faults(error_rate=0.3, drop_rate=0.2, drop_when="either")
+    sandbox.faults(error_rate=0.3, drop_rate=0.2, drop_when="either", jitter=0.4)
     thread = threading.Thread(target=flap)
     thread.start()
     try:
