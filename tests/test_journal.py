@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 import threading
 from collections.abc import Callable, Iterator
@@ -321,15 +322,46 @@ def test_a_slow_append_leaves_the_next_ones_to_a_thread_until_one_is_quick(segme
         writers.append(threading.get_ident())
         return os.write(fd, line)
 
-    own.append(visit("a"))
-    disk.fault = watch
-    for name in "bcd":
+    for name in "ab":
         own.append(visit(name))
-    until(lambda: written(segments) == ["a", "b", "c", "d"])
+    disk.fault = watch
+    for name in "cde":
+        own.append(visit(name))
+    until(lambda: written(segments) == ["a", "b", "c", "d", "e"])
     assert here not in writers
     assert len(writers) == 3
     own.close()
     assert +own.lost == {}
+
+
+def test_one_slow_append_is_a_busy_machine_and_two_in_a_row_are_a_slow_disk(
+    segments: Segments, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock, here = [0.0], threading.get_ident()
+    monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+    own = Journal(segments, slow=0.05)
+    own.open()
+    elsewhere: list[str] = []
+
+    def append(names: str, *, seconds: float) -> None:
+        def write(fd: int, line: bytes) -> int:
+            if threading.get_ident() != here:
+                elsewhere.append(json.loads(line[9:])["i"])
+            clock[0] += seconds
+            return os.write(fd, line)
+
+        disk.fault = write
+        for name in names:
+            own.append(visit(name))
+
+    append("a", seconds=0.06)
+    append("b", seconds=0.0)
+    append("cd", seconds=0.06)
+    assert written(segments) == ["a", "b", "c", "d"]
+    append("e", seconds=0.0)
+    until(lambda: written(segments) == ["a", "b", "c", "d", "e"])
+    assert elsewhere == ["e"]
+    own.close()
 
 
 def test_a_place_that_becomes_writable_gets_what_waited(tmp_path: Path) -> None:

@@ -58,6 +58,7 @@ class Journal:
         self._fd = -1  # writing to it fails, and the first event opens the file
         self._name, self._number, self._inode = "", 0, 0
         self._size = 0  # about: threads may count past each other
+        self._dragged = (-1, 0.0)  # the size after the last slow append, and when that ended
         self._rolled: list[Segment] = []
         self._retired: list[int] = []
         self._aside: Detour | Full | None = None
@@ -79,7 +80,7 @@ class Journal:
             return
         self._size += written
         if perf_counter() - began > self._slow:
-            self._go_round("is slow")
+            self._drag(began, written)
         if self._size > self._roll_at:
             self._grow()
 
@@ -188,16 +189,27 @@ class Journal:
 
     # -- what is not the rule --------------------------------------------------------------------------------------------
 
+    def _drag(self, began: float, written: int) -> None:
+        """An append was slow: so is the disk, if the one before it was as well. A busy machine holds a process up now and then.
+
+        What memory holds dies with the process, so a moment without a processor must not lead there.
+        """
+        size, ended = self._dragged
+        self._dragged = (self._size, perf_counter())
+        if size == self._size - written and began >= ended:
+            self._go_round("is slow")
+
     def _stumble(self, fd: int, line: bytes, reason: str) -> None:
         """A write to ``fd`` failed: there was no file yet, or another thread has opened one since, or the disk refuses."""
         if fd < 0 or fd != self._fd:
+            began = perf_counter()
             try:
                 quick = self._write_late(line)
             except OSError as error:
                 reason = f"fails ({error.strerror})"
             else:
                 if not quick:
-                    self._go_round("is slow")
+                    self._drag(began, len(line))
                 return
         self._go_round_with(line, reason)
 
