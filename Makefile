@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test hostile interop lint bench clean
+.PHONY: demo test hostile interop lint bench kills clean
 
 demo: $(VENV)/ready  ## One visitor through the whole job, then the page to click through yourself
 	$(BIN)/adtarget-proxy demo --once
@@ -26,6 +26,9 @@ lint: $(VENV)/ready  ## Style, format and types
 
 bench: $(VENV)/ready  ## What a page pays, as ratios
 	$(BIN)/python benchmarks/page.py
+
+kills: $(VENV)/ready  ## A million events through SIGKILLs of those who write and move them
+	$(BIN)/python benchmarks/kills.py $(KILLS)
 
 $(VENV)/ready: pyproject.toml
 	$(PYTHON) -c 'import sys; sys.exit(None if sys.version_info >= (3, 11) else "adtarget-proxy needs Python 3.11 or newer: make PYTHON=python3.11 …")'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -208,6 +209,25 @@ def test_two_web_processes_and_two_workers_of_which_one_never_comes_back(
         check(sandbox, owed)
         assert other.poll() is None
         assert doomed.poll() == -signal.SIGKILL
+
+
+@pytest.mark.parametrize("engine", ["sqlite", "redis"])
+def test_what_writers_and_pumps_had_in_hand_when_they_were_killed_is_in_the_store_once_and_in_order(
+    tmp_path: Path, engine: str
+) -> None:
+    """A short run of benchmarks/kills.py; the README has the long one's figures."""
+    script = Path(__file__).parent.parent / "benchmarks" / "kills.py"
+    command = [sys.executable, str(script), "--events", "20000", "--kills", "4"]
+    with ExitStack() as stack:
+        if engine == "redis":
+            redis = stack.enter_context(redis_server(tmp_path / "redis"))
+            command += ["--outbox", f"redis://127.0.0.1:{redis.port}/0"]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=100, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "4 of writers, 4 of pumps" in done.stdout
+    stored = re.search(r"in the store +([\d,]+)", done.stdout)
+    assert stored is not None
+    assert int(stored[1].replace(",", "")) >= 20_000
 
 
 def wake(server: Server) -> None:
