@@ -13,8 +13,9 @@ import pytest
 
 from adtarget_proxy.delivery.pump import Pump
 from adtarget_proxy.errors import OutboxError
-from adtarget_proxy.outbox import Outbox
+from adtarget_proxy.outbox import Outbox, Store
 from adtarget_proxy.outbox.database import Database
+from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.outbox.sqlite import SqliteStore
 from adtarget_proxy.tracking.events import PLAIN, Visit
 
@@ -171,8 +172,43 @@ def test_closing_leaves_no_file_where_all_is_in_the_store_and_keeps_it_where_not
         outbox.append(visit(f"pumped-{pumped}"))
         if pumped:
             Pump(outbox).own(0.0)
+        (segment,) = outbox.journal.segments if outbox.journal is not None else ()
         outbox.close()
         assert len(list((tmp_path / "outbox.sqlite3.journal").iterdir())) == (not pumped)
+        assert outbox.store.offset(segment.name) == 0, "nobody asks for the offset of a file that is gone"
+        outbox.close()
+
+
+def test_an_event_that_comes_while_it_closes_is_kept(tmp_path: Path) -> None:
+    """A request that is served meanwhile: its event comes between the look at what is in the store and what follows from it."""
+
+    class Served(Place):
+        def store(self) -> Store:
+            store = super().store()
+            offset = store.offset
+
+            def asked(journal: str) -> int:
+                found = offset(journal)
+                if closing:
+                    closing.clear()
+                    outbox.append(visit("late"))
+                return found
+
+            store.offset = asked  # type: ignore[method-assign]
+            return store
+
+    closing: list[bool] = []
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    outbox = Outbox(Served.parse(url))
+    outbox.append(visit("early"))
+    Pump(outbox).own(0.0)
+    closing.append(True)
+    outbox.close()
+    outbox.close()
+    other = Outbox.open(url)
+    Pump(other).machine(0.0)
+    assert {each.event.id for each in other.store.waiting()} == {"early", "late"}
+    other.close()
 
 
 def test_an_event_after_closing_is_kept_for_the_next_start(tmp_path: Path) -> None:

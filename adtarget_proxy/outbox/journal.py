@@ -124,17 +124,13 @@ class Journal:
             self._segments.let_go(segment.fd)
             return True
 
-    def close(self, *, delete: bool = False, timeout: float = 0.5) -> None:
-        """Let go of the files, and of the locks with them; a later event opens a new one. ``delete``: all is in the store."""
+    def close(self, *, timeout: float = 0.5) -> None:
+        """Let go of the files, and of the locks with them; a later event opens a new one."""
         if isinstance(self._aside, Detour):
             self._aside.quit(timeout)
-            delete = False
         self._straight_on()
         with self._turn:
             for segment in self._all():
-                if delete:
-                    with suppress(OSError):
-                        self._segments.delete(segment.name)
                 if segment.rolled is not None:
                     self._segments.let_go(segment.fd)
             self._rolled = []

@@ -152,13 +152,13 @@ class Outbox:
     def close(self) -> None:
         """Let go of the journal and the store. Waiting events stay; an event that comes later is kept in a new journal."""
         room = self._room
-        moved = False
-        if room.journal is not None and room.store is not None:
-            with suppress(OutboxError):
-                moved = self._all_moved(room.journal, room.store)
-                room.store.release(room.journal.owner)
         if room.journal is not None:
-            room.journal.close(delete=moved)
+            names = [segment.name for segment in room.journal.segments]
+            room.journal.close()
+            if room.store is not None:
+                with suppress(OutboxError, OSError):
+                    self._clear(names, room.store)
+                    room.store.release(room.journal.owner)
         if room.store is not None:
             store, room.store = room.store, None  # a server may start its lifespan again: the next use opens anew
             store.close()
@@ -183,8 +183,20 @@ class Outbox:
             parent.journal.abandon()
             self.segments.disown()
 
-    def _all_moved(self, journal: Journal, store: Store) -> bool:
-        return all(os.fstat(segment.fd).st_size <= store.offset(segment.name) for segment in journal.segments)
+    def _clear(self, names: list[str], store: Store) -> None:
+        """Delete own files that are let go of and all in the store. The lock is free only when no write is under way any more."""
+        if self.segments is None:
+            return
+        for name in names:
+            fd = self.segments.lock(name)
+            if fd is None:
+                continue  # whoever drains it next deletes it
+            try:
+                if os.fstat(fd).st_size <= store.offset(name):
+                    self.segments.delete(name)
+                    store.forget_journal(name)
+            finally:
+                self.segments.let_go(fd)
 
     def _kept_secret(self) -> str:
         if self.place.path is None:
