@@ -6,6 +6,7 @@ key, an address or a payload.
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 
 
@@ -23,7 +24,29 @@ class SettingsError(AdTargetError, ValueError):
 
 
 class OutboxError(AdTargetError):
-    """The outbox cannot be opened or used; the message names the place and the cause."""
+    """The outbox cannot be opened or used; the message names the place and the cause.
+
+    ``cause`` is one word for what other messages may be about too ("full", "read-only", "locked", …), or "" where there is none.
+    """
+
+    def __init__(self, message: str, *, cause: str = "") -> None:
+        super().__init__(message)
+        self.cause = cause
+
+
+_CAUSES = {
+    errno.ENOSPC: "full",
+    errno.EDQUOT: "full",
+    errno.EROFS: "read-only",
+    errno.EACCES: "read-only",
+    errno.EPERM: "read-only",
+    errno.ENOENT: "missing",
+}
+
+
+def cause_of(error: OSError) -> str:
+    """``OutboxError.cause`` of an error of the system's."""
+    return _CAUSES.get(error.errno or 0, "")
 
 
 class ApiError(AdTargetError):

@@ -157,7 +157,7 @@ class Delivery:
         try:
             return self._outbox.store.counts(self._accounts)
         except OutboxError as error:
-            _log.warning("%s", error)
+            self._outbox.suffers(error)
             return None
 
     def _left(self, office: Office | None) -> int:

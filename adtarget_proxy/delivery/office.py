@@ -50,6 +50,7 @@ class Office:
         }
         self._fresh = True
         self._moving = False
+        self._suffered = 0  # times that the store refused
         self._stop = threading.Event()
         self._said: dict[str, float] = {}
         self._strangers: set[str] = set()  # other accounts with waiting events, as of the last look
@@ -122,7 +123,7 @@ class Office:
                     self._dispatcher.fill()
                 self._stop.wait(min(left, self._timing.tick / 5))
         except OutboxError as error:
-            self._say(str(error))
+            self._suffers(error)
 
     def close(self, deadline: float) -> None:
         """Stop the threads and give back what they hold, by the deadline (time.monotonic())."""
@@ -155,13 +156,19 @@ class Office:
 
     def _work(self) -> None:
         self._tried(self._look_round)
-        machine_at = expire_at = poll_at = 0.0
+        machine_at = expire_at = poll_at = move_at = 0.0
+        suffered = self._suffered
         while True:
-            now = time.monotonic()
-            moved = self._tried(self._move) if self._fresh else 0
+            now, before = time.monotonic(), self._suffered
+            moved = self._tried(self._move) if self._fresh and now >= move_at else 0
+            if self._suffered != before:
+                move_at = now + self._timing.poll  # a store that refuses is not asked with every tick
             if now >= machine_at:
                 machine_at = now + self._timing.machine
                 self._tried(lambda: self._pump.machine(time.time()))
+                if self._suffered == suffered:  # since the last look
+                    self._outbox.trouble.over("store")
+                suffered = self._suffered
             if now >= expire_at:
                 expire_at = now + self._timing.expire
                 self._tried(self._tidy)
@@ -215,14 +222,18 @@ class Office:
         self._strangers = waiting
 
     def _tried(self, task: Callable[[], int]) -> int:
-        """The clerk outlives every fault, and says it once a minute."""
+        """The clerk outlives every fault, and says it once."""
         try:
             return task()
         except OutboxError as error:
-            self._say(str(error))
+            self._suffers(error)
         except Exception as error:
             self._say(f"a fault of ours: {told(error)}")
         return 0
+
+    def _suffers(self, error: OutboxError) -> None:
+        self._suffered += 1
+        self._outbox.suffers(error)
 
     def _say(self, text: str) -> None:
         now = time.monotonic()

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 
-from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.errors import OutboxError, cause_of
 from adtarget_proxy.outbox import JournalOffset, Outbox
 from adtarget_proxy.outbox.journal import GRACE, Journal
 from adtarget_proxy.outbox.lines import read_lines
@@ -22,6 +22,7 @@ from adtarget_proxy.tracking.events import Event, Written, read
 
 _log = logging.getLogger("adtarget_proxy.delivery")
 BATCH = 500  # events of memory:// a transaction
+LITTLE = 16 * 1024  # bytes at once into a store that is full: what goes makes room by and by
 ROOM = 0.0005  # seconds between two batches of a neighbour's journal, for whoever else wants to pump
 
 
@@ -75,7 +76,7 @@ class Pump:
         try:
             yield
         except OSError as error:
-            raise OutboxError(f"the journals cannot be read: {error.strerror}") from None
+            raise OutboxError(f"the journals cannot be read: {error.strerror}", cause=cause_of(error)) from None
 
     # -- this process ----------------------------------------------------------------------------------------------------
 
@@ -94,10 +95,12 @@ class Pump:
         moved = 0
         with suppress(OSError):  # a new file cannot be had; the next round tries again
             journal.mend()
+        journal.make_way()
         for segment in journal.segments:
             moved += self._move(segment.name, segment.fd, now)
             if segment.rolled is not None and journal.drop(segment):
                 self._outbox.store.forget_journal(segment.name)
+        journal.renew()
         return moved
 
     # -- other processes -------------------------------------------------------------------------------------------------
@@ -201,10 +204,20 @@ class Pump:
         """Move one stretch from ``offset`` on; how many events were new, and whether nothing was left to move."""
         if os.fstat(fd).st_size <= offset:
             return 0, True
-        lines = read_lines(fd, offset, final=final, size=self._outbox.store.stretch)
-        if lines.end == offset:
-            return 0, True
-        moved = self._outbox.store.put(self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end))
+        stretch = self._outbox.store.stretch
+        for size in (stretch, LITTLE):
+            lines = read_lines(fd, offset, final=final, size=size)
+            if lines.end == offset:
+                return 0, True
+            try:
+                moved = self._outbox.store.put(
+                    self._events(lines.bodies), now=now, journal=JournalOffset(name, lines.end)
+                )
+            except OutboxError as error:
+                if error.cause != "full" or size == LITTLE:
+                    raise
+            else:
+                break
         self._outbox.count("torn", lines.torn)
         return moved, False
 

@@ -88,8 +88,7 @@ class Registry:
         try:
             write()
         except OutboxError as error:
-            if not self._owed:  # said once, however many follow before the store is well again
-                _log.warning("%s; the outcome of an event is written as soon as it can be", error)
+            self._outbox.suffers(error)
             self._owed.append((event_id, write))
         else:
             self._done(event_id)

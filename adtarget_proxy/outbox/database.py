@@ -23,7 +23,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 
-from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.errors import OutboxError, cause_of
+from adtarget_proxy.outbox.reserve import reserve_for, reserve_of
 from adtarget_proxy.outbox.tables.schema import migrate
 
 try:
@@ -33,13 +34,20 @@ except ImportError:  # Windows, where only memory:// is offered
 
 _log = logging.getLogger("adtarget_proxy.outbox")
 _BROKEN = frozenset({sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB})
+_FULL = frozenset({sqlite3.SQLITE_FULL, sqlite3.SQLITE_IOERR})  # a log's index that cannot grow is an I/O error
+_CAUSES = {
+    sqlite3.SQLITE_FULL: "full",
+    sqlite3.SQLITE_READONLY: "read-only",
+    sqlite3.SQLITE_BUSY: "locked",
+    sqlite3.SQLITE_CANTOPEN: "missing",
+    sqlite3.SQLITE_CORRUPT: "broken",
+    sqlite3.SQLITE_NOTADB: "broken",
+}
+PAGE = 4096  # bytes: SQLite's own
 BUSY_TIMEOUT = 5.0  # seconds that a transaction waits for another process'
 _BUSY_IN_SQLITE = 0.05  # seconds of it at a time inside SQLite, where a fork would have to wait along
 FORK_TIMEOUT = 1.0  # seconds that a fork waits for a transaction
-_CACHE = (
-    8 * 1024
-)  # KiB of pages at most: a batch of the pump, whose pages SQLite would else write out and read in again
-_LOG = 4_000  # pages of the log at which they are brought into the file: each time costs two fsync
+_CACHE = 8 * 1024  # KiB of pages: a batch of the pump, which SQLite would else write out and read in again
 _PAUSE = 0.002  # seconds between two attempts to be the writer
 
 
@@ -52,6 +60,7 @@ class Database:
         self._connection: sqlite3.Connection | None = None
         self._inode = 0
         self._closed = False
+        self._reserve = None if path is None else reserve_for(path)
         _databases.add(self)
 
     @contextmanager
@@ -96,6 +105,20 @@ class Database:
         with self._lock, self._faults():
             self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
+    def keep_reserve(self) -> None:
+        """Keep room on the disk that nothing but the store may use, where there is enough of it."""
+        if self._reserve is not None:
+            self._reserve.hold()
+
+    def has_room(self, pages: int) -> bool:
+        """Whether so much may be written without taking what a delete needs: in room of the disk's, or of the file's own."""
+        return self._reserve is None or self._reserve.has_room(2 * PAGE * pages) or self.free_pages() >= pages
+
+    def free_pages(self) -> int:
+        """How many pages of the file may be written without making it larger. Raises OutboxError."""
+        with self.reading() as db:
+            return int(db.execute("PRAGMA freelist_count").fetchone()[0])
+
     def close(self) -> None:
         """Close the connection; the database is opened again by nobody."""
         with self._lock:
@@ -119,11 +142,22 @@ class Database:
         try:
             yield
         except sqlite3.Error as error:
-            if getattr(error, "sqlite_errorcode", 0) & 0xFF in _BROKEN and self.path is not None:
+            code = getattr(error, "sqlite_errorcode", 0) & 0xFF
+            if code in _BROKEN and self.path is not None:
                 self._set_aside(self.path)
-            raise OutboxError(f"outbox {self._where}: {error}") from None
+            if code in _FULL:
+                self._relieve()
+            raise OutboxError(f"outbox {self._where}: {error}", cause=_CAUSES.get(code, "")) from None
         except OSError as error:
-            raise OutboxError(f"outbox {self._where}: {error.strerror}") from None
+            raise OutboxError(f"outbox {self._where}: {error.strerror}", cause=cause_of(error)) from None
+
+    def _relieve(self) -> None:
+        """Room for what comes next, on a disk that has none: the reserve's, and that of the log."""
+        if self._reserve is None:
+            return
+        self._reserve.spend()
+        with self._lock, suppress(sqlite3.Error, OSError, OutboxError):
+            self._open().execute("PRAGMA wal_checkpoint(TRUNCATE)")
 
     @property
     def _where(self) -> str:
@@ -152,13 +186,19 @@ class Database:
             db.execute("PRAGMA journal_mode = WAL")
             db.execute("PRAGMA synchronous = NORMAL")
             db.execute(f"PRAGMA cache_size = -{_CACHE}")
-            db.execute(f"PRAGMA wal_autocheckpoint = {_LOG}")
+            if self.path is not None:
+                self._bound_log(db, reserve_of(self.path.parent))
             migrate(db)
         except BaseException:
             db.close()
             raise
         self._inode = _inode(self.path) if self.path is not None else 0
         return db
+
+    def _bound_log(self, db: sqlite3.Connection, size: int) -> None:
+        """On a small disk a log of the usual size would itself be what fills it."""
+        db.execute(f"PRAGMA wal_autocheckpoint = {size // PAGE}")
+        db.execute(f"PRAGMA journal_size_limit = {size}")
 
     def _drop(self) -> None:
         connection, self._connection = self._connection, None

@@ -2,24 +2,57 @@
 
 from __future__ import annotations
 
+import errno
 import logging
+import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from dataclasses import dataclass
 from time import monotonic
+
+from adtarget_proxy.errors import cause_of
+from adtarget_proxy.outbox.trouble import Trouble
 
 _log = logging.getLogger("adtarget_proxy.outbox")
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.05, 1.0  # seconds between attempts
 
 
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """What a disk does: ``words`` for the log, ``cause`` as OutboxError has it."""
+
+    words: str
+    cause: str
+
+    @classmethod
+    def of(cls, error: OSError) -> Fault:
+        """What the system's error says."""
+        return cls(f"fails ({error.strerror})", cause_of(error) or str(error.strerror))
+
+
+IS_FULL, IS_SLOW = Fault("is full", "full"), Fault("is slow", "slow")
+
+
 class Detour:
     """Lines on their way to the disk. ``write`` puts one there and says whether that was quick; it raises OSError.
 
-    ``over`` is called once all is written and the disk is quick again; from then on ``put`` takes nothing more.
+    ``over`` is called once all is written and the disk is quick again; from then on ``put`` takes nothing more. A disk that was full
+    is left alone until ``has_room``: its last bytes are the store's.
     """
 
-    def __init__(self, write: Callable[[bytes], bool], *, over: Callable[[], None], bound: int) -> None:
+    def __init__(
+        self,
+        write: Callable[[bytes], bool],
+        *,
+        over: Callable[[], None],
+        bound: int,
+        has_room: Callable[[], bool],
+        trouble: Trouble,
+    ) -> None:
         self._write, self._over, self._bound = write, over, bound
+        self._has_room, self._trouble = has_room, trouble
+        self.is_full = False
         self._lines: deque[bytes] = deque()
         self._lock = threading.Lock()
         self._ended = False
@@ -27,9 +60,11 @@ class Detour:
         self._thread = threading.Thread(target=self._run, name="adtarget-journal", daemon=True)
         self.lost = 0
 
-    def start(self, reason: str, line: bytes | None = None) -> None:
+    def start(self, fault: Fault, line: bytes | None = None) -> None:
         """Begin, with a line that could not be written or none. Said once, however long it lasts."""
-        _log.warning("the journal's disk %s: events are kept in memory until it is well again", reason)
+        self.is_full = fault.cause == IS_FULL.cause
+        words = "pages are served, events are kept in memory until it is well again"
+        self._trouble.met("journal", fault.cause, f"the journal's disk {fault.words}: {words}")
         if line is not None:
             self.put(line)
         self._thread.start()
@@ -59,26 +94,32 @@ class Detour:
     def _run(self) -> None:
         pause = _FIRST_PAUSE
         while not self._ended:
+            ending = self._quit.is_set()
             try:
-                quick = self._attempt()
-            except OSError:
-                if self._quit.wait(pause):
+                quick = self._attempt(ending)
+            except OSError as error:
+                self.is_full = cause_of(error) == "full"
+                if ending:
                     return
+                self._quit.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
+            self.is_full = False
             if quick and self._finish():
-                _log.warning("the journal's disk is well again; %d events were given up", self.lost)
+                self._trouble.over("journal", lost=self.lost)
                 return
-            if self._quit.is_set():
+            if ending:
                 return
             pause = _FIRST_PAUSE
             self._wake.wait()  # a disk is known to be quick by the next line
 
-    def _attempt(self) -> bool:
-        """Write all there is; whether something was written, and every write was quick."""
+    def _attempt(self, is_last: bool) -> bool:
+        """Write all there is; whether something was written, and every write was quick. Raises OSError."""
         self._wake.clear()
         costs = []
         while self._lines and not self._ended:
+            if self.is_full and not (is_last or self._has_room()):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             costs.append(self._write(self._lines[0]))
             with self._lock:
                 if self._lines:

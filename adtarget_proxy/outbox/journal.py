@@ -13,20 +13,23 @@ import os
 import secrets
 import threading
 from collections import Counter
+from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
 from os import write
 from time import monotonic, perf_counter
 
-from adtarget_proxy.errors import OutboxError
-from adtarget_proxy.outbox.detour import Detour, Full
+from adtarget_proxy.errors import OutboxError, cause_of
+from adtarget_proxy.outbox.detour import IS_FULL, IS_SLOW, Detour, Fault, Full
 from adtarget_proxy.outbox.lines import frame
 from adtarget_proxy.outbox.segments import SUFFIX, Segments, owner_of
+from adtarget_proxy.outbox.trouble import Trouble
 from adtarget_proxy.tracking.events import Event
 
 SLOW = 0.05  # seconds that an append may take
 ROLL_AT = 64 * 1024 * 1024  # bytes of one file
 FILES = 16  # of one process; then events are given up until one has been drained
+WORTH_IT = 64 * 1024  # bytes of a file whose deletion helps a full disk
 GRACE = 60.0  # seconds that a rolled file is kept, for a write that was under way
 IN_MEMORY = 10_000  # lines that wait while the disk does not answer
 
@@ -51,6 +54,8 @@ class Journal:
         files: int = FILES,
         slow: float = SLOW,
         grace: float = GRACE,
+        has_room: Callable[[], bool] = lambda: True,
+        trouble: Trouble | None = None,
     ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.lost: Counter[str] = Counter()
@@ -62,6 +67,7 @@ class Journal:
         self._rolled: list[Segment] = []
         self._retired: list[int] = []
         self._aside: Detour | Full | None = None
+        self._has_room, self._trouble = has_room, trouble or Trouble()
         self._turn = threading.Lock()  # for all but the append itself
 
     def append(self, event: Event) -> None:
@@ -73,10 +79,10 @@ class Journal:
         try:
             written = write(fd, line)
         except OSError as error:
-            self._stumble(fd, line, f"fails ({error.strerror})")
+            self._stumble(fd, line, Fault.of(error))
             return
         if written != len(line):
-            self._go_round_with(line, "is full")
+            self._go_round_with(line, IS_FULL)
             return
         self._size += written
         if perf_counter() - began > self._slow:
@@ -92,7 +98,7 @@ class Journal:
             try:
                 self._open()
             except OSError as error:
-                raise OutboxError(f"journal {self._segments.path}: {error.strerror}") from None
+                raise OutboxError(f"journal {self._segments.path}: {error.strerror}", cause=cause_of(error)) from None
 
     @property
     def segments(self) -> list[Segment]:
@@ -112,6 +118,18 @@ class Journal:
             if status is None or status.st_ino != self._inode:
                 self._fd = -1
             elif status.st_nlink == 0:
+                self._roll()
+
+    def make_way(self) -> None:
+        """On a full disk, keep out of what the store needs: lines wait in memory from now on."""
+        if self._aside is None and self._fd >= 0 and not self._has_room():
+            self._go_round(IS_FULL)
+
+    def renew(self) -> None:
+        """On a full disk, begin another file, so that this one can be deleted: all that it holds is in the store."""
+        with self._turn, suppress(OSError):
+            is_full = isinstance(self._aside, Detour) and self._aside.is_full
+            if is_full and self._fd >= 0 and self._size > WORTH_IT and self._room():
                 self._roll()
 
     def drop(self, segment: Segment) -> bool:
@@ -193,38 +211,44 @@ class Journal:
         size, ended = self._dragged
         self._dragged = (self._size, perf_counter())
         if size == self._size - written and began >= ended:
-            self._go_round("is slow")
+            self._go_round(IS_SLOW)
 
-    def _stumble(self, fd: int, line: bytes, reason: str) -> None:
+    def _stumble(self, fd: int, line: bytes, fault: Fault) -> None:
         """A write to ``fd`` failed: there was no file yet, or another thread has opened one since, or the disk refuses."""
         if fd < 0 or fd != self._fd:
             began = perf_counter()
             try:
                 quick = self._write_late(line)
             except OSError as error:
-                reason = f"fails ({error.strerror})"
+                fault = Fault.of(error)
             else:
                 if not quick:
                     self._drag(began, len(line))
                 return
-        self._go_round_with(line, reason)
+        self._go_round_with(line, fault)
 
-    def _go_round_with(self, line: bytes, reason: str) -> None:
+    def _go_round_with(self, line: bytes, fault: Fault) -> None:
         """The line is left to memory and a thread."""
-        if self._go_round(reason, line):
+        if self._go_round(fault, line):
             return
         try:
             self._write_late(line)  # the detour that another thread began is over by now
         except OSError:
             self.lost["disk failed"] += 1
 
-    def _go_round(self, reason: str, line: bytes | None = None) -> bool:
+    def _go_round(self, fault: Fault, line: bytes | None = None) -> bool:
         """From now on, lines wait in memory; False where this one cannot."""
         with self._turn:
             aside = self._aside
             if aside is None:
-                aside = self._aside = Detour(self._write_late, over=self._straight_on, bound=IN_MEMORY)
-                aside.start(reason, line)
+                aside = self._aside = Detour(
+                    self._write_late,
+                    over=self._straight_on,
+                    bound=IN_MEMORY,
+                    has_room=self._has_room,
+                    trouble=self._trouble,
+                )
+                aside.start(fault, line)
                 return True
         return line is None or aside.put(line)
 

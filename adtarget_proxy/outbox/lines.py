@@ -30,7 +30,10 @@ def frame(body: bytes) -> bytes:
 
 
 def read_lines(fd: int, offset: int, *, final: bool, size: int = CHUNK) -> Lines:
-    """The next ``size`` bytes from ``offset``: whole lines only, unless it is ``final``, when nobody will finish the last one."""
+    """The next stretch from ``offset``: whole lines only, unless it is ``final``, when nobody will finish the last one.
+
+    ``size`` in bytes is about what is read: a line that is longer is read whole.
+    """
     while True:
         data = os.pread(fd, size, offset)
         whole = data.rfind(b"\n") + 1

@@ -12,15 +12,17 @@ import secrets
 import threading
 import weakref
 from collections import Counter, deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from pathlib import Path
 
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox.journal import Journal
 from adtarget_proxy.outbox.place import Place
+from adtarget_proxy.outbox.reserve import reserve_for
 from adtarget_proxy.outbox.segments import Segments
 from adtarget_proxy.outbox.store import Store
+from adtarget_proxy.outbox.trouble import Trouble
 from adtarget_proxy.tracking.events import Event
 
 try:
@@ -36,7 +38,7 @@ _SECRET = 64  # hex digits
 class _Room:
     """What belongs to one process, and to its kind of locks. ``segments`` None: memory://."""
 
-    def __init__(self, segments: Segments | None, secret: str | None = None) -> None:
+    def __init__(self, place: Place, segments: Segments | None, secret: str | None = None) -> None:
         self.mark = _mark()
         self.turn = threading.Lock()  # one pump at a time
         self.opening = threading.Lock()
@@ -45,7 +47,10 @@ class _Room:
         self.lost: Counter[str] = Counter()
         self.failed = False
         self.arrivals: deque[Event] = deque()
-        self.journal = Journal(segments) if segments is not None else None
+        self.trouble = Trouble()
+        self.journal = None
+        if segments is not None:
+            self.journal = Journal(segments, has_room=_room_beside(place), trouble=self.trouble)
 
 
 class Outbox:
@@ -55,7 +60,7 @@ class Outbox:
         self.place = place
         path = place.path
         self.segments = None if path is None else Segments(path.with_name(path.name + ".journal"))
-        self._room = _Room(self.segments)
+        self._room = _Room(place, self.segments)
         self._inherited: list[_Room] = []
         _living.add(self)
 
@@ -131,6 +136,18 @@ class Outbox:
         return self._room.turn
 
     @property
+    def trouble(self) -> Trouble:
+        """What is wrong with this place, as this process has met it."""
+        return self._room.trouble
+
+    def suffers(self, error: OutboxError) -> None:
+        """The store refused: said once, by whoever meets it first. A file that is broken was told of when it was set aside."""
+        if error.cause == "broken":
+            return
+        words = f"{error}; pages are served, events and outcomes are kept until it is well again"
+        self.trouble.met("store", error.cause or str(error), words)
+
+    @property
     def lost(self) -> Mapping[str, int]:
         """Events that this process gave up, and torn lines it passed over, by cause."""
         journal = self._room.journal
@@ -178,7 +195,7 @@ class Outbox:
         The parent's room is kept and never used: closing what is in it would act on the parent's behalf.
         """
         parent = self._room
-        self._room = _Room(self.segments, parent.secret)
+        self._room = _Room(self.place, self.segments, parent.secret)
         self._inherited.append(parent)
         if parent.journal is not None and self.segments is not None:
             parent.journal.abandon()
@@ -210,6 +227,13 @@ class Outbox:
                 "no secret can be kept at %s (%s): visitors' state lasts as long as this process", path, error.strerror
             )
             return secrets.token_hex(_SECRET // 2)
+
+
+def _room_beside(place: Place) -> Callable[[], bool]:
+    """Whether a journal leaves the store what that needs of their disk."""
+    if place.engine != "sqlite" or place.path is None:
+        return lambda: True
+    return reserve_for(place.path).hold
 
 
 def _read_or_make(path: Path) -> str:

@@ -12,8 +12,9 @@ from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
+from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox.bucket import Bucket
-from adtarget_proxy.outbox.database import Database
+from adtarget_proxy.outbox.database import PAGE, Database
 from adtarget_proxy.outbox.lines import CHUNK
 from adtarget_proxy.outbox.store import Claim, Counts, DeadLetter, DeadReason, Flight, JournalOffset, Waiting
 from adtarget_proxy.outbox.tables import intake, records, sending, shared, upkeep
@@ -223,3 +224,20 @@ class SqliteStore(TableStore):
 
     def __init__(self, path: Path, *, max_events: int = 2_000_000) -> None:
         super().__init__(Database(path), max_events=max_events)
+        self._path = path
+
+    def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:
+        """See ``Store.put``. On a full disk what comes must leave room for what goes, which makes room."""
+        if not self._db.has_room(_pages(events)):
+            raise OutboxError(f"outbox {self._path}: database or disk is full", cause="full")
+        return super().put(events, now=now, journal=journal)
+
+    def expire(self, *, now: float, max_age: Mapping[str, float], limit: int = 1000) -> int:
+        """See ``Store.expire``."""
+        self._db.keep_reserve()
+        return super().expire(now=now, max_age=max_age, limit=limit)
+
+
+def _pages(events: Sequence[Event]) -> int:
+    """About what they take in the file, indexes and all."""
+    return 8 + 3 * sum(len(event.encode()) for event in events) // PAGE

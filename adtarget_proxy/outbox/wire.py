@@ -98,7 +98,8 @@ class Wire:
     def missed(self, error: Exception) -> OutboxError:
         """Redis did not answer, or refused; what to raise."""
         self._failed_at = time.monotonic()
-        return OutboxError(f"outbox {self._where}: {str(error).partition(chr(10))[0]}")
+        cause = "unreachable" if isinstance(error, (client.ConnectionError, client.TimeoutError, OSError)) else ""
+        return OutboxError(f"outbox {self._where}: {str(error).partition(chr(10))[0]}", cause=cause)
 
 
 class _Faults:
