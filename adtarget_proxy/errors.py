@@ -49,6 +49,10 @@ def cause_of(error: OSError) -> str:
     return _CAUSES.get(error.errno or 0, "")
 
 
+class NoClient(AdTargetError):
+    """The environment's proxy or CA bundle cannot be used; the message names the variable, and never its value."""
+
+
 class ApiError(AdTargetError):
     """AdTarget did not take a request.
 

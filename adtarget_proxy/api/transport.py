@@ -6,17 +6,21 @@ its client on top costs a quarter more CPU, logs whole URLs, follows cookies, an
 
 from __future__ import annotations
 
+import os
 import ssl
 import time
 from collections.abc import Callable
 from functools import lru_cache
-from typing import Any
+from typing import Any, TypeVar
+from urllib.request import getproxies
 
 import httpx
 
 from adtarget_proxy.api.answer import MAX_BODY, Answer
 from adtarget_proxy.api.surface import Request
-from adtarget_proxy.errors import Unreachable
+from adtarget_proxy.errors import NoClient, Unreachable
+
+T = TypeVar("T")
 
 _LIMITS = httpx.Limits(max_connections=None, max_keepalive_connections=32, keepalive_expiry=60.0)
 _STALE = (httpx.RemoteProtocolError, httpx.ReadError, httpx.WriteError)
@@ -124,7 +128,27 @@ class _AsyncBackend(_Delegate):
 @lru_cache(1)
 def _trust() -> ssl.SSLContext:
     """The CA bundle as httpx reads it from the environment: 20 ms to load, so once for all clients of a process."""
-    return httpx.create_ssl_context()
+    try:
+        return httpx.create_ssl_context()
+    except OSError as error:
+        variable = "SSL_CERT_FILE" if os.environ.get("SSL_CERT_FILE") else "SSL_CERT_DIR"
+        raise NoClient(f"{variable} names no CA bundle that can be read ({type(error).__name__})") from None
+
+
+def _opened(make: Callable[..., T]) -> T:
+    """A client of httpx with the environment's proxies. Raises NoClient."""
+    trust = _trust()
+    try:
+        return make(verify=trust, limits=_LIMITS, follow_redirects=False)
+    except (ValueError, ImportError, httpx.InvalidURL):
+        for scheme, url in getproxies().items():
+            try:
+                httpx.HTTPTransport(proxy=url if "://" in url else f"http://{url}").close()
+            except ImportError:
+                raise NoClient(f"{scheme.upper()}_PROXY is a SOCKS proxy: pip install 'httpx[socks]'") from None
+            except (ValueError, httpx.InvalidURL):
+                raise NoClient(f"{scheme.upper()}_PROXY is no URL of a proxy: write http://host:3128") from None
+        raise
 
 
 def _clocked(transport: Any, backend: Callable[[Any], Any]) -> Any:
@@ -152,11 +176,23 @@ def _is_stale(error: Exception, clock: Clock) -> bool:
     return isinstance(error, _STALE) and not (clock.fresh or clock.answered or clock.over)
 
 
-def _unreachable(error: Exception, clock: Clock) -> Unreachable:
+def _unreachable(error: Exception, clock: Clock, client: httpx.Client | httpx.AsyncClient, url: str) -> Unreachable:
     sent = clock.sent and not isinstance(error, _NEVER_SENT)
     if isinstance(error, httpx.TimeoutException) or clock.over:
         return Unreachable(f"AdTarget did not answer within {float(clock):g} s", sent=sent)
-    return Unreachable(f"AdTarget cannot be reached ({type(error).__name__})", sent=sent)
+    why = type(error).__name__
+    if "CERTIFICATE_VERIFY_FAILED" in str(error):
+        why = "its certificate is not trusted: SSL_CERT_FILE names the CA bundle"
+    elif isinstance(error, _NEVER_SENT) and _has_proxy(client, url):
+        why += " at the proxy that the environment names"
+    return Unreachable(f"AdTarget cannot be reached ({why})", sent=sent)
+
+
+def _has_proxy(client: httpx.Client | httpx.AsyncClient, url: str) -> bool:
+    try:
+        return client._transport_for_url(httpx.URL(url)) is not client._transport  # noqa: SLF001
+    except httpx.InvalidURL:
+        return False
 
 
 class _Cut(Exception):
@@ -170,7 +206,7 @@ class Transport:
     """Sends requests from any number of threads over kept connections."""
 
     def __init__(self) -> None:
-        self._client = httpx.Client(verify=_trust(), limits=_LIMITS, follow_redirects=False)
+        self._client = _opened(httpx.Client)
         self._fixed = lru_cache(32)(self._route)
 
     def send(self, request: Request, timeout: float) -> Answer:
@@ -186,7 +222,7 @@ class Transport:
             clock.start()
             return self._exchange(transport, _request(request, url, clock), clock)
         except _FAULTS as error:
-            fault = _unreachable(error, clock)
+            fault = _unreachable(error, clock, self._client, request.url)
         raise fault  # outside the handler: httpx's own error knows the request, and must not hang on to ours
 
     def close(self) -> None:
@@ -220,7 +256,7 @@ class AsyncTransport:
     """The same for one event loop."""
 
     def __init__(self) -> None:
-        self._client = httpx.AsyncClient(verify=_trust(), limits=_LIMITS, follow_redirects=False)
+        self._client = _opened(httpx.AsyncClient)
         self._fixed = lru_cache(32)(self._route)
 
     async def send(self, request: Request, timeout: float) -> Answer:
@@ -236,7 +272,7 @@ class AsyncTransport:
             clock.start()
             return await self._exchange(transport, _request(request, url, clock), clock)
         except _FAULTS as error:
-            fault = _unreachable(error, clock)
+            fault = _unreachable(error, clock, self._client, request.url)
         raise fault
 
     async def aclose(self) -> None:

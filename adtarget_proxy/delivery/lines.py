@@ -16,7 +16,7 @@ from adtarget_proxy.delivery.breaker import Breaker, State
 from adtarget_proxy.delivery.faults import told
 from adtarget_proxy.delivery.retry import Reply, Signal, signal
 from adtarget_proxy.delivery.timing import Timing
-from adtarget_proxy.errors import ApiError, InvalidPayload, OutboxError, SettingsError, Unreachable
+from adtarget_proxy.errors import ApiError, InvalidPayload, NoClient, OutboxError, SettingsError, Unreachable
 from adtarget_proxy.outbox.store import Store
 from adtarget_proxy.settings import Account
 from adtarget_proxy.tracking.events import Event
@@ -89,6 +89,7 @@ class Line:
         self._opener = opener
         self._client: Client | None = None
         self._opening = threading.Lock()
+        self._has_no_client = False
 
     @property
     def is_open(self) -> bool:
@@ -129,7 +130,7 @@ class Line:
         """
         try:
             client = self.open()
-        except Exception as error:  # a broken installation, CA bundle or proxy setting: nothing to do with the event
+        except Exception as error:  # a broken installation: nothing to do with the event
             return Unreachable(f"no client: {told(error)}", sent=False)
         try:
             return client.deliver(event, timeout=self._timing.call)
@@ -137,6 +138,11 @@ class Line:
             return error
         except SettingsError:
             return InvalidPayload("this account has no api_key, which it needs")
+        except NoClient as error:
+            if not self._has_no_client:
+                self._has_no_client = True
+                _log.error("%s; clicks get their fallback, events are kept until it is put right", error)
+            return Unreachable(str(error), sent=False)
         except Exception as error:
             _log.error("%s %s: a fault of ours: %s", event.kind, event.id, told(error))
             return Unreachable(f"a fault of ours: {told(error)}", sent=True)
@@ -161,12 +167,14 @@ class Line:
             self._halve(began)
 
     def _alive(self) -> None:
+        self._has_no_client = False
         if self.breaker.succeeded(now=time.monotonic()):
             _log.info("AdTarget answers again (account %s)", self.id)
 
     def failed(self, reason: str, *, began: float | None = None) -> None:
         """No definite answer came in time."""
-        if self.breaker.failed(reason, now=time.monotonic(), began=began):
+        opened = self.breaker.failed(reason, now=time.monotonic(), began=began)
+        if opened and not self._has_no_client:  # else it was said already
             _log.warning(
                 "AdTarget does not answer (account %s): %s; clicks get their fallback, events wait", self.id, reason
             )
