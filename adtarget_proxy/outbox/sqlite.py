@@ -238,6 +238,6 @@ class SqliteStore(TableStore):
         return super().expire(now=now, max_age=max_age, limit=limit)
 
 
-def _pages(events: Sequence[Event]) -> int:
+def _pages(events: Sequence[Event | Written]) -> int:
     """About what they take in the file, indexes and all."""
     return 8 + 3 * sum(len(event.encode()) for event in events) // PAGE
