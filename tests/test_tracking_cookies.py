@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 import re
 
 import pytest
@@ -13,22 +12,18 @@ from adtarget_proxy.tracking.cookies import (
     choose_fbc,
     choose_fbp,
     click_id,
-    cookie_domain,
     creation_ms,
     mint_fbc,
     mint_fbp,
     payload_of,
     read_jar,
     render,
-    same_site,
-    subdomain_index,
 )
 
 NOW_MS = 1_700_000_000_000
 DAY_MS = 86_400_000
 GOOD = "fb.1.1690000000000.1234567890"
 UUID = "3f2504e0-4f89-41d3-9a0c-0305e82c3301"
-HAS_LIST = importlib.util.find_spec("publicsuffixlist") is not None
 
 
 @pytest.mark.parametrize(
@@ -209,61 +204,6 @@ def test_a_minted_fbp_is_valid_and_its_payload_has_ten_digits(entropy: bytes) ->
 
 def test_a_minted_fbc_holds_the_click_id() -> None:
     assert mint_fbc(1, NOW_MS, "IwAR0_aB-c9") == f"fb.1.{NOW_MS}.IwAR0_aB-c9"
-
-
-@pytest.mark.parametrize(
-    ("host", "explicit", "domain"),
-    [
-        ("www.example.com", "example.com", "example.com"),
-        ("example.com", "example.com", "example.com"),
-        ("notexample.com", "example.org", "notexample.com" if HAS_LIST else None),
-        ("a.b.shop.example.com", None, "example.com" if HAS_LIST else None),
-        ("www.example.co.uk", None, "example.co.uk" if HAS_LIST else None),
-        ("app.herokuapp.com", "herokuapp.com", "app.herokuapp.com" if HAS_LIST else "herokuapp.com"),
-        ("co.uk", None, None),
-        ("herokuapp.com", None, None),
-        ("localhost", None, None),
-        ("127.0.0.1", None, None),
-        ("2001:db8::1", None, None),
-        ("", None, None),
-    ],
-)
-def test_the_domain_is_the_users_else_the_registrable_one_else_none(
-    host: str, explicit: str | None, domain: str | None
-) -> None:
-    assert cookie_domain(host, explicit) == domain
-
-
-@pytest.mark.parametrize(
-    ("host", "domain", "index"),
-    [
-        ("www.example.com", "example.com", 1),
-        ("www.example.com", "www.example.com", 2),
-        ("www.example.com", None, 2),  # host-only: the host is the domain
-        ("www.example.co.uk", "example.co.uk", 2),
-        ("localhost", None, 1),
-        ("127.0.0.1", None, 1),
-        ("2001:db8::1", None, 1),
-    ],
-)
-def test_the_subdomain_index_counts_the_cookie_domains_labels(host: str, domain: str | None, index: int) -> None:
-    assert subdomain_index(host, domain) == index
-
-
-@pytest.mark.parametrize(
-    ("host", "other", "explicit", "same"),
-    [
-        ("shop.example.com", "shop.example.com", None, True),
-        ("shop.example.com", "www.example.com", "example.com", True),
-        ("shop.example.com", "example.com", "example.com", True),
-        ("shop.example.com", "notexample.com", "example.com", False),
-        ("shop.example.com", "evil.test", None, False),
-        ("shop.example.com", "www.example.com", None, HAS_LIST),
-        ("a.co.uk", "b.co.uk", None, False),
-    ],
-)
-def test_hosts_of_one_registrable_domain_are_one_site(host: str, other: str, explicit: str | None, same: bool) -> None:
-    assert same_site(host, other, explicit) is same
 
 
 @pytest.mark.parametrize(

@@ -7,17 +7,14 @@ an absent one, never an error; the creation time of a value never changes.
 
 from __future__ import annotations
 
-import ipaddress
 import re
 from collections.abc import Callable, Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple
 
+from adtarget_proxy.tracking.domains import cookie_domain, subdomain_index
 from adtarget_proxy.tracking.facts import bare_host
 from adtarget_proxy.tracking.state import Glance, glance
-
-if TYPE_CHECKING:
-    from publicsuffixlist import PublicSuffixList
 
 FBP = "_fbp"
 FBC = "_fbc"
@@ -33,7 +30,6 @@ STATE_MAX_AGE = 31_536_000
 REISSUE_AFTER = 2_592_000  # a third of the shortest of the long lives
 
 _FAR_FUTURE = 10**15  # ms
-_PARENTS = 5  # of a host, that a cookie is deleted on
 _EARLIEST_MS = 1_483_228_800_000  # 2017-01-01
 _DAY_MS = 86_400_000
 # RFC 6265's cookie-octet: printable ASCII but for the quote, the comma, the semicolon, the backslash and the space
@@ -193,62 +189,7 @@ def brought(header: str | None) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for name, _ in _PAIRS.findall(header))) if header else ()
 
 
-# -- the domain ------------------------------------------------------------------------------------------------------------
-
-
-def cookie_domain(host: str, explicit: str | None) -> str | None:
-    """The Domain for a bare lower-case ``host``: what the user set where the host is in it, else the registrable domain where
-    the public-suffix list is installed (``[psl]``), else None: host-only. IPs, localhost and public suffixes are host-only;
-    a browser would throw away a cookie for ``herokuapp.com``, also where a user has set that.
-    """
-    if explicit and (host == explicit or host.endswith("." + explicit)) and not _is_public_suffix(explicit):
-        return explicit
-    return _registrable(host)
-
-
-def every_domain(host: str, explicit: str | None) -> tuple[str | None, ...]:
-    """Every Domain that a cookie for ``host`` may have been set with, under these settings or others; None is host-only.
-
-    Of a host with many labels the last five that can be; browsers pass over a public suffix.
-    """
-    if "." not in host or _is_ip(host):
-        return (None,)
-    labels, top = host.split("."), _registrable(host)
-    parents = [".".join(labels[n:]) for n in range(len(labels) - 1)]
-    known = [name for name in parents if top is None or len(name) >= len(top)][-_PARENTS:]
-    if explicit and explicit in parents and explicit not in known:
-        known.append(explicit)
-    return (None, *known)
-
-
-def subdomain_index(host: str, domain: str | None) -> int:
-    """Labels of the cookie's domain less one: ``example.com`` 1, ``www.example.com`` 2; at least 1."""
-    name = domain or host
-    return 1 if _is_ip(name) else max(name.count("."), 1)
-
-
-@lru_cache(maxsize=1024)
-def _registrable(host: str) -> str | None:
-    suffixes = _suffix_list()
-    if suffixes is None or "." not in host or _is_ip(host):
-        return None
-    domain = suffixes.privatesuffix(host)
-    return str(domain) if domain else None
-
-
-@lru_cache(maxsize=64)
-def _is_public_suffix(domain: str) -> bool:
-    suffixes = _suffix_list()
-    return suffixes is not None and bool(suffixes.is_public(domain))
-
-
-@lru_cache(maxsize=1)
-def _suffix_list() -> PublicSuffixList | None:
-    try:
-        from publicsuffixlist import PublicSuffixList
-    except ImportError:
-        return None
-    return PublicSuffixList()
+# -- the place -------------------------------------------------------------------------------------------------------------
 
 
 class Place(NamedTuple):
@@ -275,24 +216,6 @@ def place_of(scheme: str, host: str, explicit: str | None) -> Place:
     domain = None if host.partition(":")[0].endswith(".") else cookie_domain(bare, explicit)
     attributes = _attributes(SESSION_MAX_AGE, domain, secure, False)
     return Place(bare, domain, secure, subdomain_index(bare, domain), attributes)
-
-
-def same_site(host: str, other: str, explicit: str | None = None) -> bool:
-    """Whether two bare hosts belong to one site: equal, or under one registrable domain as far as it is known."""
-    if host == other:
-        return True
-    domain = cookie_domain(host, explicit)
-    return domain is not None and (other == domain or other.endswith("." + domain))
-
-
-def _is_ip(name: str) -> bool:
-    if not name or not (name[-1].isdigit() or ":" in name):
-        return False
-    try:
-        ipaddress.ip_address(name)
-    except ValueError:
-        return False
-    return True
 
 
 # -- rendering -------------------------------------------------------------------------------------------------------------

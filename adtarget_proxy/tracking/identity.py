@@ -30,8 +30,8 @@ from adtarget_proxy.tracking.cookies import (
     payload_of,
     read_jar,
     render,
-    same_site,
 )
+from adtarget_proxy.tracking.domains import same_site
 from adtarget_proxy.tracking.events import FbpUpdate
 from adtarget_proxy.tracking.facts import MAX_AGENT, MAX_URL, Facts, url_text
 from adtarget_proxy.tracking.ids import new_uuid

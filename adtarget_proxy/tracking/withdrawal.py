@@ -16,7 +16,8 @@ from typing import NamedTuple
 
 from itsdangerous import Signer
 
-from adtarget_proxy.tracking.cookies import OPT_OUT, Place, brought, every_domain, read_jar, render
+from adtarget_proxy.tracking.cookies import OPT_OUT, Place, brought, read_jar, render
+from adtarget_proxy.tracking.domains import every_domain
 from adtarget_proxy.tracking.events import PAID_OR_AWAITED, Event, Withdrawal
 from adtarget_proxy.tracking.facts import Facts
 from adtarget_proxy.tracking.rules import Gate, Rules, SiteRules
