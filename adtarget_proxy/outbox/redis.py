@@ -10,10 +10,10 @@ import threading
 import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from typing import Any, cast
 
 from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox import entries
 from adtarget_proxy.outbox.pulse import Pulse
 from adtarget_proxy.outbox.store import (
     ANSWER_KEPT,
@@ -32,17 +32,14 @@ from adtarget_proxy.outbox.store import (
     Waiting,
 )
 from adtarget_proxy.outbox.wire import Wire
-from adtarget_proxy.tracking.events import PLAIN, Event, FbpUpdate, Written, decode
+from adtarget_proxy.tracking.events import PLAIN, Event, FbpUpdate, Written
 
 _log = logging.getLogger("adtarget_proxy.outbox")
 BEAT = 3.0  # seconds between two signs of life of who claims
 SILENCE = 10.0  # seconds without one, after which its claims are taken over
 PREFIX = "adtarget:"
-_PAGE = 200
 _STRETCH = 32 * 1024  # bytes: some fifty events, for whose put Redis answers nobody else
 _SAY_AGAIN = 60.0  # seconds between two log lines about a full outbox
-_STANDING = ("account", "body", "fbp", "worth", "due", "tries", "unknown", "owner")
-_LETTER = ("account", "body", "fbp", "reason", "status", "answer", "died_at", "tries")
 
 
 class RedisStore:
@@ -148,7 +145,7 @@ class RedisStore:
             if isinstance(answer, bytes):
                 return None
             claims = [
-                Claim(_event(account, body, fbp), int(tries), _number(unknown))
+                Claim(entries.event_of(account, body, fbp), int(tries), entries.number(unknown))
                 for _, (account, body, fbp, tries, unknown) in answer
             ]
             self._held.update(claim.event.id for claim in claims)
@@ -227,21 +224,21 @@ class RedisStore:
     def waiting(self, accounts: Collection[str] | None = None) -> Iterator[Waiting]:
         """See ``Store.waiting``."""
         for worth in range(1, PLAIN + 1):
-            for event_id in self._walk(f"w:{worth}"):
-                found = self._standing(event_id)
+            for event_id in entries.walk(self._wire, f"w:{worth}"):
+                found = entries.standing(self._wire, event_id)
                 if found is not None and (accounts is None or found.event.account in accounts):
                     yield found
 
     def dead_letters(self, accounts: Collection[str] | None = None) -> Iterator[DeadLetter]:
         """See ``Store.dead_letters``."""
-        for event_id in self._walk("dead"):
-            found = self._letter(event_id)
+        for event_id in entries.walk(self._wire, "dead"):
+            found = entries.letter(self._wire, event_id)
             if found is not None and (accounts is None or found.event.account in accounts):
                 yield found
 
     def find(self, event_id: str) -> Waiting | DeadLetter | None:
         """See ``Store.find``."""
-        return self._standing(event_id) or self._letter(event_id)
+        return entries.standing(self._wire, event_id) or entries.letter(self._wire, event_id)
 
     def accounts(self) -> set[str]:
         """See ``Store.accounts``."""
@@ -272,42 +269,6 @@ class RedisStore:
         with self._wire.faults():
             return _texts(self._wire.client.smembers(self._wire.key("accounts")))
 
-    def _walk(self, index: str) -> Iterator[str]:
-        """The ids of a sorted set from the lowest score on, page by page, so that a long list holds nobody up."""
-        last, passed = "-inf", 0
-        while True:
-            with self._wire.faults():
-                page = cast(
-                    "list[tuple[bytes, float]]",
-                    self._wire.client.zrangebyscore(
-                        self._wire.key(index), last, "+inf", start=passed, num=_PAGE, withscores=True
-                    ),
-                )
-            if not page:
-                return
-            for event_id, _ in page:
-                yield event_id.decode()
-            score = repr(page[-1][1])
-            level = sum(repr(each) == score for _, each in page)
-            last, passed = score, (passed + level if score == last else level)
-
-    def _standing(self, event_id: str) -> Waiting | None:
-        account, body, fbp, worth, due, tries, unknown, owner = self._wire.fields("e:" + event_id, _STANDING)
-        if body is None:
-            return None
-        event, by = _event(account, body, fbp), None if owner is None else owner.decode()
-        return Waiting(event, int(worth), float(due), int(tries), _number(unknown), by)
-
-    def _letter(self, event_id: str) -> DeadLetter | None:
-        account, body, fbp, reason, status, answer, died_at, tries = self._wire.fields("d:" + event_id, _LETTER)
-        if body is None:
-            return None
-        event = _event(account, body, fbp)
-        said = answer.decode("utf-8", "surrogatepass")
-        return DeadLetter(
-            event, DeadReason(reason.decode()), int(status) if status else None, said, float(died_at), int(tries)
-        )
-
 
 _TALLIED = ("waiting", "claimed", "dead", "sent")
 
@@ -316,18 +277,5 @@ def _ms(seconds: float) -> int:
     return int(seconds * 1000)
 
 
-def _number(text: bytes | None) -> float | None:
-    return None if text is None else float(text)
-
-
 def _texts(members: Any) -> set[str]:
     return {member.decode("utf-8", "surrogatepass") for member in members}
-
-
-def _event(account: bytes, body: bytes, fbp: bytes | None) -> Event:
-    """The event as it was put, with what has changed since: an adoption, an amendment."""
-    event = decode(body.decode("ascii"))
-    if fbp is not None:
-        event = replace(event, fields={**event.fields, "fbp": fbp.decode("utf-8", "surrogatepass")})
-    home = account.decode()
-    return event if event.account == home else replace(event, account=home)
