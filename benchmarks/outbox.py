@@ -5,7 +5,7 @@
     python benchmarks/outbox.py --pump              from the journal into the store
     python benchmarks/outbox.py --backlog [--redis] claim, pump and promote with 1,000 and with 1,000,000 waiting
 
-``--waiting`` is the large backlog; ``persist-queue`` is a peer where it is installed.
+``--waiting`` is the large backlog, ``--returning`` its worst case; ``persist-queue`` is a peer where it is installed.
 """
 
 from __future__ import annotations
@@ -51,9 +51,14 @@ def main() -> None:
     for section in ("journal", "pump", "backlog"):
         parser.add_argument(f"--{section}", action="store_true")
     parser.add_argument("--redis", action="store_true", help="the backlog in Redis in place of SQLite")
+    parser.add_argument(
+        "--returning", action="store_true", help="visitors whose ids are of any age, in place of new ones"
+    )
     parser.add_argument("--waiting", type=int, default=1_000_000, metavar="N")
     parser.add_argument("--rounds", type=int, default=20)
     chosen = parser.parse_args()
+    if chosen.returning:
+        os.environ["OUTBOX_VISITORS"] = "returning"  # for the processes started below
     every = not (chosen.journal or chosen.pump or chosen.backlog)
     core = max(os.sched_getaffinity(0))
     with sandbox() as credentials, tempfile.TemporaryDirectory() as folder:

@@ -1,8 +1,14 @@
-"""The events of the outbox' benchmarks: what a new visitor's page makes, with ids as the package makes them."""
+"""The events of the outbox' benchmarks: what a page makes, with ids as the package makes them.
+
+Visitors are new, or, where the environment says ``OUTBOX_VISITORS=returning``, their ids are of any age, as those of a year's cookies
+and of ``track.js`` are: then each falls on a page of its own in an index.
+"""
 
 from __future__ import annotations
 
 import hashlib
+import os
+import uuid
 from collections.abc import Callable
 
 from adtarget_proxy.tracking.events import PLAIN, Visit
@@ -21,6 +27,8 @@ def _chance(what: str, number: int) -> Callable[[int], bytes]:
 
 def visitor(number: int) -> str:
     """The ``number``-th visitor's id, always the same."""
+    if os.environ.get("OUTBOX_VISITORS") == "returning":
+        return str(uuid.UUID(bytes=_chance("visitor", number)(16), version=4))
     return new_uuid(_made_at(number), _chance("visitor", number))
 
 
