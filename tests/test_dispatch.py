@@ -43,6 +43,16 @@ def test_every_event_is_sent_once_under_its_key(box: Sandbox, tmp_path: Path, su
             assert {event["idempotency_key"] for event in box.events()} == {visit.key for visit in visits}
 
 
+def test_what_a_long_journal_has_brought_into_the_store_is_sent_while_the_rest_is_moved(
+    box: Sandbox, tmp_path: Path
+) -> None:
+    with world(box, tmp_path) as it:
+        it.append(*(it.visit() for _ in range(60_000)))
+        it.delivery.start()
+        until(lambda: box.requests())
+        assert it.outbox.is_behind
+
+
 def test_a_keyless_site_sends_its_conversions_with_the_key(box: Sandbox, tmp_path: Path) -> None:
     with world(box, tmp_path, surface="keyless", api_key=box.api_key) as it:
         it.append(it.visit(), it.conversion())

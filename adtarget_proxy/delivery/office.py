@@ -65,7 +65,8 @@ class Office:
         self._clicks = Lane("clicks", patience=0.0, idle=timing.idle, share=share)
         self._visits = Lane("visits", patience=0.0, idle=timing.idle, share=share)
         self._events = Lane("events", patience=_EVENT_PATIENCE, idle=timing.idle, share=share)
-        self._pump = Pump(outbox)
+        self._pump = Pump(outbox, between=self._meanwhile)
+        self._poll_at = 0.0
         self._registry = Registry(outbox)
         sender = Sender(self._registry, timing=timing, random=random.random)
         self._dispatcher = Dispatcher(self.lines, outbox, self._events, sender, self._registry, timing=timing)
@@ -156,7 +157,7 @@ class Office:
 
     def _work(self) -> None:
         self._tried(self._look_round)
-        machine_at = expire_at = poll_at = move_at = 0.0
+        machine_at = expire_at = move_at = 0.0
         suffered = self._suffered
         while True:
             now, before = time.monotonic(), self._suffered
@@ -172,13 +173,22 @@ class Office:
             if now >= expire_at:
                 expire_at = now + self._timing.expire
                 self._tried(self._tidy)
-            if self._sends and (moved or now >= poll_at):
-                poll_at = now + self._timing.poll
-                self._tried(self._dispatcher.fill)
-            for lane in (self._events, self._visits, self._clicks):
-                lane.grow()
+            self._hand_on(at_once=moved > 0)
             if self._stop.wait(self._timing.tick):
                 return
+
+    def _hand_on(self, *, at_once: bool = False) -> None:
+        """Keep the lanes supplied, and as wide as they have to be."""
+        now = time.monotonic()
+        if self._sends and (at_once or now >= self._poll_at):
+            self._poll_at = now + self._timing.poll
+            self._tried(self._dispatcher.fill)
+        for lane in (self._events, self._visits, self._clicks):
+            lane.grow()
+
+    def _meanwhile(self) -> None:
+        if threading.current_thread() is self._clerk:  # a click that pumps has no time for it
+            self._hand_on()
 
     def _look_round(self) -> int:
         """What a user has to know of the place that events are kept in: said by one process of a server, not by all."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from itertools import groupby
 
@@ -27,10 +27,14 @@ ROOM = 0.0005  # seconds between two batches of a neighbour's journal, for whoev
 
 
 class Pump:
-    """Pumps for one process. Every method may be called from several threads and raises OutboxError where the store fails."""
+    """Pumps for one process. Every method may be called from several threads and raises OutboxError where the store fails.
 
-    def __init__(self, outbox: Outbox) -> None:
+    ``between`` is called between two batches: what is in the store already need not wait for the rest of a long journal.
+    """
+
+    def __init__(self, outbox: Outbox, *, between: Callable[[], None] = lambda: None) -> None:
         self._outbox = outbox
+        self._between = between
 
     def own(self, now: float) -> int:
         """Move this process' new events; returns how many were new to the store. A look at a file's size where there are none."""
@@ -190,6 +194,7 @@ class Pump:
             moved += number
             if is_done:
                 break
+            self._between()
             time.sleep(ROOM)  # a lock that is given away and taken at once would never change hands
         return moved
 
@@ -198,6 +203,8 @@ class Pump:
         while not is_done:
             number, is_done = self._batch(name, fd, self._outbox.store.offset(name), now)
             moved += number
+            if not is_done:
+                self._between()
         return moved
 
     def _batch(self, name: str, fd: int, offset: int, now: float, *, final: bool = False) -> tuple[int, bool]:
