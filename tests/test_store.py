@@ -166,7 +166,9 @@ def test_a_journal_is_moved_once_up_to_each_offset(store: Store) -> None:
     assert store.offset("j") == 0
 
 
-def test_at_the_bound_the_least_worthy_and_newest_goes_first(make: Make) -> None:
+def test_at_the_bound_the_least_worthy_and_newest_goes_first_and_it_is_said_once(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
     store = make(max_events=3)
     store.put(
         [visit("plain-old", "a", at=1), visit("plain-new", "b", at=9), visit("ad", "c", at=5, worth=FROM_AN_AD)], now=10
@@ -174,6 +176,38 @@ def test_at_the_bound_the_least_worthy_and_newest_goes_first(make: Make) -> None
     store.put([visit("paid", "d", at=10, worth=PAID_OR_AWAITED), visit("ad-2", "e", at=11, worth=FROM_AN_AD)], now=11)
     assert ids(store) == ["paid", "ad", "ad-2"]
     assert store.counts() == Counts(waiting=0, claimed=3, lost={"shed": 2})
+    store.put([visit("plain-newest", "f", at=12)], now=12)
+    assert store.counts().lost == {"shed": 3}
+    assert caplog.messages == ["the outbox is full (3 events): the least worthy are given up"]
+
+
+def test_dead_letters_are_kept_for_30_days(store: Store) -> None:
+    day = 24 * HOUR
+    store.put([visit("old", "a"), visit("new", "b")], now=0)
+    for name, now in (("old", 0), ("new", day)):
+        store.bury(name, reason=DeadReason.REFUSED, status=400, answer="", now=now)
+    store.expire(now=30 * day, max_age={})
+    assert [letter.event.id for letter in store.dead_letters()] == ["old", "new"]
+    store.expire(now=30 * day + 1, max_age={})
+    assert [letter.event.id for letter in store.dead_letters()] == ["new"]
+    assert store.counts() == Counts(dead=1)
+
+
+def test_of_too_many_dead_letters_the_oldest_go_counted_and_come_back_from_no_journal(
+    make: Make, caplog: pytest.LogCaptureFixture
+) -> None:
+    store = make(max_dead=3)
+    names = list("abcdefg")
+    store.put([visit(name, name) for name in names], now=0)
+    for name in names:
+        store.bury(name, reason=DeadReason.REFUSED, status=400, answer="", now=1)
+    store.expire(now=2, max_age={}, limit=3)
+    assert [letter.event.id for letter in store.dead_letters()] == ["d", "e", "f", "g"]
+    store.expire(now=3, max_age={})
+    assert [letter.event.id for letter in store.dead_letters()] == ["e", "f", "g"]
+    assert store.counts() == Counts(dead=3, lost={"dead letters": 4})
+    assert caplog.messages == ["there are more than 3 dead letters: the oldest are given up"]
+    assert store.put([visit("a", "a")], now=4) == 0
 
 
 # -- order -----------------------------------------------------------------------------------------------------------------

@@ -9,5 +9,5 @@ from adtarget_proxy.outbox.sqlite import TableStore
 class MemoryStore(TableStore):
     """Lives and dies with its process. ``max_events`` bounds what waits; the least worthy goes first."""
 
-    def __init__(self, *, max_events: int = 100_000) -> None:
-        super().__init__(Database(None), max_events=max_events)
+    def __init__(self, *, max_events: int = 100_000, max_dead: int = 10_000) -> None:
+        super().__init__(Database(None), max_events=max_events, max_dead=max_dead)

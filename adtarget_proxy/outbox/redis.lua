@@ -594,7 +594,24 @@ local function wake(far, limit)
   end
 end
 
-function commands.expire(now, limit, words, risen, settled, links, far, ...)
+-- The oldest, for their age or their number; how many went for the latter.
+local function forget_dead(before, limit, bound)
+  local excess, aged, gone = call('ZCARD', key('dead')) - bound, 0, 0
+  for _, id in ipairs(call('ZRANGE', key('dead'), 0, limit - 1)) do
+    if num(call('HGET', key('d:', id), 'died_at')) < num(before) then
+      aged = aged + 1
+    elseif aged + gone < excess then
+      gone = gone + 1
+    else
+      break
+    end
+    remember(id, unbury(id)[3])
+  end
+  if gone > 0 then call('HINCRBY', key('lost'), 'dead letters', gone) end
+  return gone
+end
+
+function commands.expire(now, limit, words, risen, settled, links, far, dead, max_dead, ...)
   local kinds, buried = {...}, 0
   for n = 1, #kinds, 2 do
     local old = call('ZRANGEBYSCORE', key('age:', kinds[n]), '-inf', '(' .. kinds[n + 1], 'LIMIT', 0, num(limit) - buried)
@@ -616,7 +633,7 @@ function commands.expire(now, limit, words, risen, settled, links, far, ...)
     call('ZREM', key('v:at'), q)
   end
   for _, k in ipairs(call('ZRANGEBYSCORE', key('links'), '-inf', '(' .. links, 'LIMIT', 0, limit)) do unlink(split(k)) end
-  return buried
+  return {buried, forget_dead(dead, limit, max_dead)}
 end
 
 function commands.replay(id, now)

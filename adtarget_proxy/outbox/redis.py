@@ -5,22 +5,23 @@ Needs Redis 6.2 or newer (or Valkey), not a cluster. Journals stay on each machi
 
 from __future__ import annotations
 
-import logging
 import threading
-import time
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import suppress
 from typing import Any, cast
 
 from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import entries
+from adtarget_proxy.outbox.bounds import Bounds
 from adtarget_proxy.outbox.pulse import Pulse
 from adtarget_proxy.outbox.store import (
     ANSWER_KEPT,
     ASKING_KEPT,
+    DEAD_KEPT,
     FLIGHT_KEPT,
     LINK_KEPT,
     LONGEST_SLEEP,
+    MAX_DEAD,
     PATIENCE,
     SETTLED_KEPT,
     Claim,
@@ -34,12 +35,10 @@ from adtarget_proxy.outbox.store import (
 from adtarget_proxy.outbox.wire import Wire
 from adtarget_proxy.tracking.events import PLAIN, Event, FbpUpdate, Written
 
-_log = logging.getLogger("adtarget_proxy.outbox")
 BEAT = 3.0  # seconds between two signs of life of who claims
 SILENCE = 10.0  # seconds without one, after which its claims are taken over
 PREFIX = "adtarget:"
 _STRETCH = 32 * 1024  # bytes: some fifty events, for whose put Redis answers nobody else
-_SAY_AGAIN = 60.0  # seconds between two log lines about a full outbox
 
 
 class RedisStore:
@@ -50,13 +49,15 @@ class RedisStore:
 
     stretch = _STRETCH
 
-    def __init__(self, url: str, *, where: str, max_events: int = 2_000_000, prefix: str = PREFIX) -> None:
+    def __init__(
+        self, url: str, *, where: str, max_events: int = 2_000_000, max_dead: int = MAX_DEAD, prefix: str = PREFIX
+    ) -> None:
         self._wire = Wire(url, where=where, prefix=prefix)
-        self._max_events = max_events
+        self._max_events, self._max_dead = max_events, max_dead
+        self._bounds = Bounds()
         self._claiming = threading.Lock()
         self._held: set[str] = set()
         self._doubtful = False  # a claim's answer was lost, and with it what it claimed
-        self._said_full = float("-inf")
         self._pulse = Pulse(self._beat, every=BEAT)
 
     # -- putting ---------------------------------------------------------------------------------------------------------
@@ -70,9 +71,8 @@ class RedisStore:
             flat += (*place, event.encode(), fbp, "" if event.asked_at is None else event.asked_at)
         name, offset = (journal.name, journal.offset) if journal is not None else ("", 0)
         new, shed = self._wire.do("put", now, self._max_events, name, offset, *flat)
-        if shed and time.monotonic() - self._said_full >= _SAY_AGAIN:
-            self._said_full = time.monotonic()
-            _log.warning("the outbox is full (%d events): the least worthy are given up", self._max_events)
+        if shed:
+            self._bounds.shed_events(self._max_events)
         return int(new)
 
     def offset(self, journal: str) -> int:
@@ -207,7 +207,11 @@ class RedisStore:
         """See ``Store.expire``; returns how many were buried."""
         limits = [word for kind, age in max_age.items() for word in (kind, now - age)]
         bounds = (now - PATIENCE, now - SETTLED_KEPT, now - LINK_KEPT, now + LONGEST_SLEEP)
-        return int(self._wire.do("expire", now, limit, "older than max_age", *bounds, *limits))
+        dead = (now - DEAD_KEPT, self._max_dead)
+        buried, gone = self._wire.do("expire", now, limit, "older than max_age", *bounds, *dead, *limits)
+        if gone:
+            self._bounds.shed_dead(self._max_dead)
+        return int(buried)
 
     def counts(self, accounts: Collection[str] | None = None) -> Counts:
         """See ``Store.counts``."""

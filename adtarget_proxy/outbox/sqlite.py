@@ -5,25 +5,22 @@ Each method of the contract is one transaction; the statements are in ``tables``
 
 from __future__ import annotations
 
-import logging
-import time
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from pathlib import Path
 from sqlite3 import Connection
 from typing import Any
 
 from adtarget_proxy.errors import OutboxError
+from adtarget_proxy.outbox.bounds import Bounds
 from adtarget_proxy.outbox.bucket import Bucket
 from adtarget_proxy.outbox.database import PAGE, Database
 from adtarget_proxy.outbox.lines import CHUNK
-from adtarget_proxy.outbox.store import Claim, Counts, DeadLetter, DeadReason, Flight, JournalOffset, Waiting
+from adtarget_proxy.outbox.store import MAX_DEAD, Claim, Counts, DeadLetter, DeadReason, Flight, JournalOffset, Waiting
 from adtarget_proxy.outbox.tables import intake, records, sending, shared, upkeep
 from adtarget_proxy.outbox.together import Together
 from adtarget_proxy.tracking.events import Event, Written, decode
 
-_log = logging.getLogger("adtarget_proxy.outbox")
 _PAGE = 200  # rows read at once, so that a long list holds no lock
-_SAY_AGAIN = 60.0  # seconds between two log lines about a full outbox
 
 
 class TableStore:
@@ -31,11 +28,11 @@ class TableStore:
 
     stretch = CHUNK
 
-    def __init__(self, database: Database, *, max_events: int) -> None:
+    def __init__(self, database: Database, *, max_events: int, max_dead: int = MAX_DEAD) -> None:
         self._db = database
         self._together = Together(database)
-        self._max_events = max_events
-        self._said_full = float("-inf")
+        self._max_events, self._max_dead = max_events, max_dead
+        self._bounds = Bounds()
 
     # -- putting ---------------------------------------------------------------------------------------------------------
 
@@ -43,9 +40,8 @@ class TableStore:
         """See ``Store.put``."""
         with self._db.writing() as db:
             new, shed = intake.put(db, events, now=now, journal=journal, bound=self._max_events)
-        if shed and time.monotonic() - self._said_full >= _SAY_AGAIN:
-            self._said_full = time.monotonic()
-            _log.warning("the outbox is full (%d events): the least worthy are given up", self._max_events)
+        if shed:
+            self._bounds.shed_events(self._max_events)
         return new
 
     def offset(self, journal: str) -> int:
@@ -148,7 +144,10 @@ class TableStore:
     def expire(self, *, now: float, max_age: Mapping[str, float], limit: int = 1000) -> int:
         """See ``Store.expire``; returns how many were buried."""
         with self._db.writing() as db:
-            return upkeep.expire(db, now=now, max_age=max_age, limit=limit)
+            buried, gone = upkeep.expire(db, now=now, max_age=max_age, limit=limit, max_dead=self._max_dead)
+        if gone:
+            self._bounds.shed_dead(self._max_dead)
+        return buried
 
     def counts(self, accounts: Collection[str] | None = None) -> Counts:
         """See ``Store.counts``."""
@@ -222,8 +221,8 @@ class TableStore:
 class SqliteStore(TableStore):
     """The tables in a file at ``path``: made at the first use, mode 0600, its directory 0700."""
 
-    def __init__(self, path: Path, *, max_events: int = 2_000_000) -> None:
-        super().__init__(Database(path), max_events=max_events)
+    def __init__(self, path: Path, *, max_events: int = 2_000_000, max_dead: int = MAX_DEAD) -> None:
+        super().__init__(Database(path), max_events=max_events, max_dead=max_dead)
         self._path = path
 
     def put(self, events: Sequence[Event | Written], *, now: float, journal: JournalOffset | None = None) -> int:

@@ -25,6 +25,8 @@ LINK_KEPT = 60.0  # seconds that an invite link is remembered
 ASKING_KEPT = 60.0  # seconds that a visitor without cookies counts for their network
 FLIGHT_KEPT = 15.0  # seconds after which a flight is taken over
 PATIENCE = 900.0  # seconds after which a plain visit rises one class
+DEAD_KEPT = 30 * 86_400.0  # seconds that a dead letter is kept
+MAX_DEAD = 100_000  # dead letters that are kept
 LONGEST_SLEEP = LONGEST_HOLD + SKEW  # seconds: further ahead no event is due, unless a clock went back
 ANSWER_KEPT = 2048  # characters of an answer in a dead letter
 
@@ -203,6 +205,9 @@ class Store(Protocol):
         """Bury what is older than ``max_age[kind]`` seconds; forget settled ids after 48 h, links and networks after 60 s.
 
         It is ``expired``, or ``unknown`` where an attempt with it had no definite answer.
+
+        Dead letters are kept for 30 days, and no more of them than the store's bound: the oldest go first, and those that go at the bound
+        are counted as lost.
 
         Also lifts plain visits that have waited 15 minutes by one class, once, and wakes what is not due for ``LONGEST_SLEEP``: a
         clock that has since gone back put it to sleep. At most ``limit`` of each a call.

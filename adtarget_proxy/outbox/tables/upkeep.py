@@ -7,6 +7,7 @@ from sqlite3 import Connection
 
 from adtarget_proxy.outbox.store import (
     ASKING_KEPT,
+    DEAD_KEPT,
     LINK_KEPT,
     LONGEST_SLEEP,
     PATIENCE,
@@ -14,6 +15,7 @@ from adtarget_proxy.outbox.store import (
     Counts,
     DeadReason,
 )
+from adtarget_proxy.outbox.tables.records import purge
 from adtarget_proxy.outbox.tables.rows import bury, find
 from adtarget_proxy.outbox.tables.schema import ASLEEP, READY
 from adtarget_proxy.tracking.events import PLAIN
@@ -21,8 +23,8 @@ from adtarget_proxy.tracking.events import PLAIN
 _TOO_OLD = "older than max_age"
 
 
-def expire(db: Connection, *, now: float, max_age: Mapping[str, float], limit: int) -> int:
-    """See ``Store.expire``; returns how many were buried."""
+def expire(db: Connection, *, now: float, max_age: Mapping[str, float], limit: int, max_dead: int) -> tuple[int, int]:
+    """See ``Store.expire``: how many were buried, and how many dead letters went at their bound."""
     buried = 0
     for kind, age in max_age.items():
         found = db.execute(
@@ -45,7 +47,7 @@ def expire(db: Connection, *, now: float, max_age: Mapping[str, float], limit: i
         ("askings", "at", now - ASKING_KEPT),
     ):
         _forget(db, table, column, before, limit)
-    return buried
+    return buried, _forget_dead(db, now, limit, max_dead)
 
 
 def counts(db: Connection, accounts: Collection[str] | None) -> Counts:
@@ -76,6 +78,23 @@ def _wake(db: Connection, now: float, limit: int) -> None:
     ).fetchall()
     db.executemany("UPDATE events SET due = 0.0 WHERE seq = ?", [(head,) for _, head in found])
     db.executemany(f"UPDATE queues SET due = 0.0, state = {READY} WHERE id = ?", [(queue,) for queue, _ in found])  # noqa: S608
+
+
+def _forget_dead(db: Connection, now: float, limit: int, bound: int) -> int:
+    """The oldest dead letters, for their age or their number; how many went for the latter."""
+    excess = int(db.execute("SELECT sum(dead) FROM tally").fetchone()[0] or 0) - bound
+    aged = shed = 0
+    for event_id, died_at in db.execute("SELECT id, died_at FROM dead ORDER BY n LIMIT ?", (limit,)).fetchall():
+        if died_at < now - DEAD_KEPT:
+            aged += 1
+        elif aged + shed < excess:
+            shed += 1
+        else:
+            break
+        purge(db, event_id)
+    if shed:
+        db.execute("INSERT INTO lost VALUES ('dead letters', ?) ON CONFLICT DO UPDATE SET n = n + excluded.n", (shed,))
+    return shed
 
 
 def _forget(db: Connection, table: str, column: str, before: float, limit: int) -> None:
