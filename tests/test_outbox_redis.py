@@ -17,7 +17,7 @@ from redis_server import empty, redis_server, redis_store
 
 from adtarget_proxy.delivery.pump import Pump
 from adtarget_proxy.errors import OutboxError, SettingsError
-from adtarget_proxy.outbox import Flight, Outbox
+from adtarget_proxy.outbox import Flight, Outbox, Store
 from adtarget_proxy.outbox.place import Place
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracking.events import PLAIN, Visit
@@ -208,6 +208,38 @@ def test_a_redis_that_may_forget_is_said_once(
         store.close()
     assert len(caplog.messages) == len(said)
     assert all(words in message for words, message in zip(said, caplog.messages, strict=True))
+
+
+def test_while_one_waits_for_a_redis_that_swallows_everything_others_do_not(tmp_path: Path) -> None:
+    taken: list[socket.socket] = []
+    silent = socket.create_server(("127.0.0.1", 0))
+    port = int(silent.getsockname()[1])
+
+    def take() -> None:
+        with suppress(OSError):
+            while True:
+                taken.append(silent.accept()[0])
+
+    threading.Thread(target=take, daemon=True).start()
+    store = redis_store(f"redis://127.0.0.1:{port}/0")
+    for _ in range(50):
+        with pytest.raises(OutboxError):
+            store.counts(["a"])
+    assert len(taken) <= 2  # the first call, and one more where these took longer than a pause
+    silent.shutdown(socket.SHUT_RDWR)
+    silent.close()
+    for each in taken:
+        each.close()
+    with redis_server(tmp_path / "redis", port=port):
+        until(lambda: answers(store))
+        store.close()
+
+
+def answers(store: Store) -> bool:
+    with suppress(OutboxError):
+        store.counts(["a"])
+        return True
+    return False
 
 
 class Wire:

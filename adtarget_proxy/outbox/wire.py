@@ -20,7 +20,10 @@ except ModuleNotFoundError:
     raise OutboxError("the Redis client is not installed; run: pip install 'adtarget-proxy[redis]'") from None
 
 _log = logging.getLogger("adtarget_proxy.outbox")
+_UNREACHABLE = "unreachable"
 _TIMEOUT = 5.0  # seconds for one command
+_LONG = 0.5  # seconds of waiting for nothing, after which others are spared it
+_PAUSE = 1.0  # seconds before somebody waits again
 _IDLE = 10  # seconds after which a connection is tried before it is used
 
 
@@ -43,6 +46,7 @@ class Wire:
             raise OutboxError(f"outbox {where}: {error}") from None
         self._script = self.client.register_script(_source())
         self._failed_at = float("-inf")
+        self._again_at = 0.0  # until then nobody waits for a Redis that swallows what it is sent
         self._looked = self._closed = False
 
     def key(self, name: str) -> str:
@@ -60,9 +64,17 @@ class Wire:
             return cast("list[Any]", self.client.hmget(self.key(name), list(fields)))
 
     def faults(self) -> _Faults:
-        """Around whatever is asked of ``client``: its errors become OutboxError. Raises it at once where the wire is closed."""
+        """Around whatever is asked of ``client``: its errors become OutboxError.
+
+        Raises it at once where the wire is closed, and where another call waits, or has just waited, for no answer.
+        """
         if self._closed:
             raise OutboxError(f"outbox {self._where}: closed")
+        if self._again_at:
+            now = time.monotonic()
+            if now < self._again_at:
+                raise OutboxError(f"outbox {self._where}: does not answer", cause=_UNREACHABLE)
+            self._again_at = now + _TIMEOUT  # this one tries
         return _Faults(self)
 
     def has_failed_within(self, seconds: float) -> bool:
@@ -77,6 +89,7 @@ class Wire:
 
     def reached(self) -> None:
         """Redis answers. At the first time it is asked how it keeps what it is given, and a warning said where it may forget."""
+        self._again_at = 0.0
         if self._looked:
             return
         self._looked = True
@@ -95,10 +108,11 @@ class Wire:
                     policy,
                 )
 
-    def missed(self, error: Exception) -> OutboxError:
-        """Redis did not answer, or refused; what to raise."""
+    def missed(self, error: Exception, began: float) -> OutboxError:
+        """Redis did not answer what was asked at ``began``, or refused; what to raise."""
         self._failed_at = time.monotonic()
-        cause = "unreachable" if isinstance(error, (client.ConnectionError, client.TimeoutError, OSError)) else ""
+        cause = _UNREACHABLE if isinstance(error, (client.ConnectionError, client.TimeoutError, OSError)) else ""
+        self._again_at = self._failed_at + _PAUSE if cause and self._failed_at - began > _LONG else 0.0
         return OutboxError(f"outbox {self._where}: {str(error).partition(chr(10))[0]}", cause=cause)
 
 
@@ -107,6 +121,7 @@ class _Faults:
 
     def __init__(self, wire: Wire) -> None:
         self._wire = wire
+        self._began = time.monotonic()
 
     def __enter__(self) -> None:
         return None
@@ -115,7 +130,7 @@ class _Faults:
         if error is None:
             self._wire.reached()
         elif isinstance(error, (client.RedisError, OSError)):
-            raise self._wire.missed(error) from None
+            raise self._wire.missed(error, self._began) from None
 
 
 @cache
