@@ -1,4 +1,4 @@
-"""An event or a dead letter as Redis holds it: a hash under ``e:`` or ``d:`` and its id, found by the sorted sets of ``redis.lua``."""
+"""An event or a dead letter as Redis holds it: a hash under ``e:`` or ``d:`` and its id, found by the sorted sets of ``lua/``."""
 
 from __future__ import annotations
 

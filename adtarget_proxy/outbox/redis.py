@@ -1,4 +1,4 @@
-"""The store of ``redis://``: one for any number of machines. What a call does is in ``redis.lua``, so that each is atomic.
+"""The store of ``redis://``: one for any number of machines. What a call does is in ``lua/``, one script, so that each is atomic.
 
 Needs Redis 6.2 or newer (or Valkey), not a cluster. Journals stay on each machine: a Redis that is down delays events and loses none.
 """

@@ -133,6 +133,11 @@ class _Faults:
             raise self._wire.missed(error, self._began) from None
 
 
+# one script in this order: each part uses what stands before it
+_PARTS = ("contract", "queues", "intake", "sending", "shared", "upkeep", "records", "call")
+
+
 @cache
 def _source() -> str:
-    return files(__package__).joinpath("redis.lua").read_text(encoding="utf-8")
+    folder = files(__package__).joinpath("lua")
+    return "\n".join(folder.joinpath(f"{part}.lua").read_text(encoding="utf-8") for part in _PARTS)
