@@ -243,7 +243,8 @@ class Office:
 
     def _suffers(self, error: OutboxError) -> None:
         self._suffered += 1
-        self._outbox.suffers(error)
+        if not self._stop.is_set():  # a clerk that had no time to end meets a store that was closed behind it
+            self._outbox.suffers(error)
 
     def _say(self, text: str) -> None:
         now = time.monotonic()
