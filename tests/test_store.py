@@ -604,6 +604,18 @@ def test_a_reserve_is_left_for_others(store: Store) -> None:
     assert [take(store, 100) for _ in range(10)] == [0.0] * 10
 
 
+def test_several_tokens_are_taken_together_or_not_at_all(store: Store) -> None:
+    def several(now: float, number: int, reserve: float = 0.0) -> float:
+        return store.take(A, now=now, rate=5.0, burst=50.0, reserve=reserve, number=number)
+
+    assert several(100, 30, reserve=15) == 0.0
+    assert several(100, 6, reserve=15) == pytest.approx(0.2)
+    assert several(100, 5, reserve=15) == 0.0
+    assert store.level(A, now=100, rate=5, burst=50) == pytest.approx(15)
+    assert several(100, 20) == pytest.approx(1.0)
+    assert several(101, 20) == 0.0
+
+
 def test_a_hold_empties_the_bucket_for_all_until_then(store: Store) -> None:
     store.hold(A, until=110)
     assert take(store, 105) == pytest.approx(5)

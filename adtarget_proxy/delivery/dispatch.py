@@ -109,9 +109,17 @@ class Dispatcher:
             if probe and not claims:
                 line.breaker.drop_probe(time.monotonic())
         self._registry.took(claims)
+        paid = not probe and len(claims) > 1 and self._pay_for(line, len(claims))
         for claim in claims:
-            self._hand_over(line, claim, probe=probe)
+            self._hand_over(line, claim, probe=probe, paid=paid)
         return len(claims)
+
+    def _pay_for(self, line: Line, number: int) -> bool:
+        """Tokens for several at once, where there are enough: each by itself would cost a transaction of its own."""
+        try:
+            return line.take(reserve=_WHOLE, number=number) <= 0.0
+        except OutboxError:
+            return False
 
     def _affordable(self, line: Line) -> int:
         """How many the bucket would let go now. Between the two reserves one is tried: it may be a conversion."""
@@ -120,18 +128,19 @@ class Dispatcher:
             return max(1, int(tokens - _WHOLE))
         return 1 if tokens >= pacing.FOR_CLICKS + 1 else 0
 
-    def _hand_over(self, line: Line, claim: Claim, *, probe: bool) -> None:
+    def _hand_over(self, line: Line, claim: Claim, *, probe: bool, paid: bool) -> None:
         with self._lock:
             self._in_hand[line.id] += 1
-            self._unpaid[line.id] += 1
-        if not self._lane.submit(line.id, lambda: self._carry(line, claim, probe=probe)):
-            self._paid(line)
+            self._unpaid[line.id] += not paid
+        if not self._lane.submit(line.id, lambda: self._carry(line, claim, probe=probe, paid=paid)):
+            if not paid:
+                self._paid(line)
             self._let_go(line)
             self._registry.put_back(claim.event.id)
 
-    def _carry(self, line: Line, claim: Claim, *, probe: bool) -> None:
+    def _carry(self, line: Line, claim: Claim, *, probe: bool, paid: bool) -> None:
         try:
-            if self._may_go(line, claim.event, probe=probe):
+            if self._may_go(line, claim.event, probe=probe, paid=paid):
                 self._sender.send(line, claim)
             else:
                 self._registry.put_back(claim.event.id)
@@ -142,7 +151,9 @@ class Dispatcher:
         if self._in_hand[line.id] <= self._share:
             self._refill()
 
-    def _may_go(self, line: Line, event: Event, *, probe: bool) -> bool:
+    def _may_go(self, line: Line, event: Event, *, probe: bool, paid: bool) -> bool:
+        if paid:
+            return line.is_open and not self._lane.is_stopped
         goes = False
         try:
             goes = (line.is_open or probe) and self._token(line, event)

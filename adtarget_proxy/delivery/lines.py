@@ -110,10 +110,10 @@ class Line:
         if client is not None:
             client.close()
 
-    def take(self, *, reserve: float) -> float:
-        """A token of the account's bucket: 0.0, or the seconds to wait. Raises OutboxError."""
-        burst = self.account.burst
-        return self._store().take(self.id, now=time.time(), rate=self._rate, burst=burst, reserve=reserve)
+    def take(self, *, reserve: float, number: int = 1) -> float:
+        """Tokens of the account's bucket: 0.0, or the seconds to wait. Raises OutboxError."""
+        rate, burst = self._rate, self.account.burst
+        return self._store().take(self.id, now=time.time(), rate=rate, burst=burst, reserve=reserve, number=number)
 
     def tokens(self) -> float:
         """How many tokens there are now. Raises OutboxError."""

@@ -31,15 +31,15 @@ class Bucket:
             return 0.0
         return min(burst, here.tokens + max(0.0, now - here.at) * rate * here.share_at(now))
 
-    def take(self, *, now: float, rate: float, burst: float, reserve: float) -> tuple[Bucket, float]:
-        """One token out, ``reserve`` left in: the bucket afterwards, and 0.0 or the seconds to wait."""
+    def take(self, *, now: float, rate: float, burst: float, reserve: float, number: int = 1) -> tuple[Bucket, float]:
+        """So many tokens out or none, ``reserve`` left in: the bucket afterwards, and 0.0 or the seconds to wait."""
         here = self._here(now)
         if now < here.until:
             return here, here.until - now
         tokens = here.level(now=now, rate=rate, burst=burst)
-        wanted = 1.0 + min(max(0.0, reserve), max(0.0, burst - 1.0))
+        wanted = number + min(max(0.0, reserve), max(0.0, burst - number))
         if tokens + _HAIR >= wanted:
-            return replace(here, tokens=max(0.0, tokens - 1.0), at=max(now, here.at)), 0.0
+            return replace(here, tokens=max(0.0, tokens - number), at=max(now, here.at)), 0.0
         return here, (wanted - tokens) / (rate * here.share_at(now))
 
     def hold(self, until: float) -> Bucket:

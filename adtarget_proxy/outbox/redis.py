@@ -185,9 +185,9 @@ class RedisStore:
         bound = "" if limit is None else limit
         return bool(self._wire.do("admit", account, network, now, now - ASKING_KEPT, _ms(ASKING_KEPT), bound))
 
-    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
+    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float, number: int = 1) -> float:
         """See ``Store.take``."""
-        return float(self._wire.do("take", account, now, rate, burst, reserve))
+        return float(self._wire.do("take", account, now, rate, burst, reserve, number))
 
     def hold(self, account: str, *, until: float) -> None:
         """See ``Store.hold``."""

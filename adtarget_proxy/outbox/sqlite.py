@@ -115,10 +115,10 @@ class TableStore:
         """See ``Store.admit``."""
         return self._together.write(lambda db: shared.admit(db, account, network, now=now, limit=limit))
 
-    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
+    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float, number: int = 1) -> float:
         """See ``Store.take``."""
         return self._together.write(
-            lambda db: shared.take(db, account, now=now, rate=rate, burst=burst, reserve=reserve)
+            lambda db: shared.take(db, account, now=now, rate=rate, burst=burst, reserve=reserve, number=number)
         )
 
     def hold(self, account: str, *, until: float) -> None:

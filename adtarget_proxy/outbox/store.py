@@ -181,8 +181,8 @@ class Store(Protocol):
         """
 
     # -- pacing ----------------------------------------------------------------------------------------------------------
-    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
-        """Take one token of the account's bucket, shared by all; returns 0.0, or the seconds to wait for one.
+    def take(self, account: str, *, now: float, rate: float, burst: float, reserve: float, number: int = 1) -> float:
+        """Take so many tokens of the account's bucket, shared by all, or none; returns 0.0, or the seconds to wait for them.
 
         ``rate`` in tokens a second, ``burst`` the bucket's size; ``reserve`` tokens are left in it for others.
         """

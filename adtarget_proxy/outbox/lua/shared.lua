@@ -74,15 +74,15 @@ local function level(b, now, rate, burst)
 end
 
 -- As outbox/bucket.py says it.
-function commands.take(account, now, rate, burst, reserve)
+function commands.take(account, now, rate, burst, reserve, number)
   local b = bucket(account, burst, now)
-  now, rate, burst = num(now), num(rate), num(burst)
+  now, rate, burst, number = num(now), num(rate), num(burst), num(number)
   if come_here(b, now) then keep_bucket(account, b) end
   if now < b.hold then return exact(b.hold - now) end
   local tokens = level(b, now, rate, burst)
-  local wanted = 1 + math.min(math.max(0, num(reserve)), math.max(0, burst - 1))
+  local wanted = number + math.min(math.max(0, num(reserve)), math.max(0, burst - number))
   if tokens + 1e-9 < wanted then return exact((wanted - tokens) / (rate * share_at(b, now))) end
-  b.tokens, b.at = math.max(0, tokens - 1), math.max(now, b.at)
+  b.tokens, b.at = math.max(0, tokens - number), math.max(now, b.at)
   keep_bucket(account, b)
   return '0'
 end

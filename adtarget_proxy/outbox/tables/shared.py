@@ -43,10 +43,10 @@ def admit(db: Connection, account: str, network: str, *, now: float, limit: int 
     return True
 
 
-def take(db: Connection, account: str, *, now: float, rate: float, burst: float, reserve: float) -> float:
+def take(db: Connection, account: str, *, now: float, rate: float, burst: float, reserve: float, number: int) -> float:
     """See ``Store.take``."""
     before = bucket_of(db, account) or Bucket(burst, now)
-    bucket, wait = before.take(now=now, rate=rate, burst=burst, reserve=reserve)
+    bucket, wait = before.take(now=now, rate=rate, burst=burst, reserve=reserve, number=number)
     if bucket is not before:
         keep_bucket(db, account, bucket)
     return wait
