@@ -650,6 +650,19 @@ def test_a_conversion_without_consent_goes_without_fbp_fbc_and_address(
     assert borrowed == ({"fbp", "fbc", "client_ip", "user_agent"} if lent else set())
 
 
+@pytest.mark.parametrize("path", ["/", "/admin/orders"])
+@pytest.mark.parametrize("method", ["GET", "POST"])
+def test_who_has_opted_out_lends_a_conversion_nothing_wherever_it_is_reported(
+    shell: Shell, wrap: Wrap, path: str, method: str
+) -> None:
+    app = wrap(replace(HTML, look=lambda tracking: tracking.conversion(**LEAD)))
+    out = KNOWN_PAGE.having(cookie=f"{KNOWN}; adtarget_optout=1")
+    shell.ask(app, replace(out, path=path, method=method))
+    (event,) = kept(app.tracker)
+    assert event.fields.keys() & {"fbp", "fbc", "client_ip", "user_agent"} == set()
+    assert event.visitor != VISITOR
+
+
 def test_settings_take_a_function_a_tools_name_or_nothing() -> None:
     assert quiet(consent=my_consent).consent is my_consent
     assert quiet(consent="").consent is None

@@ -7,6 +7,7 @@ from typing import Any
 from adtarget_proxy.consent import Consent
 from adtarget_proxy.settings import Site
 from adtarget_proxy.tracking.audience import is_machine
+from adtarget_proxy.tracking.cookies import has_opted_out
 from adtarget_proxy.tracking.events import LENT
 from adtarget_proxy.tracking.identity import Identity
 from adtarget_proxy.tracking.rules import Rules
@@ -21,7 +22,9 @@ def lent(planned: Plan, site: Site, rules: Rules) -> tuple[str | None, dict[str,
     if planned.gate.reason in _NOTHING_FOR or is_machine(facts.header("user-agent") or ""):
         return None, {}
     origin = rules.origin(facts)
-    if rules.signals_privacy(facts) or rules.asking.answer(facts, origin.host) is not Consent.GRANTED:
+    if rules.signals_privacy(facts) or has_opted_out(facts.header("cookie") or ""):  # also where pages are excluded
+        return None, {}
+    if rules.asking.answer(facts, origin.host) is not Consent.GRANTED:
         return None, {}
     visitor = planned.page or Identity(facts, origin, rules, rules.site_rules(site))
     if visitor.new_visitor:
