@@ -525,7 +525,7 @@ def test_off_sets_a_signed_cookie_and_the_page_goes_out_untracked(shell: Shell, 
     app = wrap(view, debug=True, cache="leave")
     answer = shell.ask(app, OFF)
     assert answer.all("x-adtarget-reason") == ["opted-out"]
-    assert answer.all("cache-control") == ["private, max-age=60"]
+    assert answer.all("cache-control") == ["private, no-store"]
     (line,) = answer.all("set-cookie")
     pair, *attributes = line.split("; ")
     name, _, value = pair.partition("=")
@@ -556,9 +556,29 @@ def test_an_opt_out_counts_whoever_signed_it_until_on(shell: Shell, wrap: Wrap, 
     answer = shell.ask(app, ON.having(cookie=f"adtarget_optout={value}"))
     assert answer.all("x-adtarget-reason") == ["tracked"]
     assert {name for name, _ in deleted(answer)} == {"adtarget_optout"}
-    assert (None in {domain for _, domain in deleted(answer)}, answer.all("cache-control")) == (True, ["private"])
+    assert (None in {domain for _, domain in deleted(answer)}, answer.all("cache-control")) == (
+        True,
+        ["private, no-store"],
+    )
     (visit,) = kept(app.tracker)
     assert visit.fields["href"] == "https://shop.test/"
+
+
+@pytest.mark.parametrize("word", ["off", "on"])
+@pytest.mark.parametrize("cache", ["protect", "skip", "leave"])
+def test_a_browser_keeps_no_page_with_a_switch_so_that_throwing_it_again_reaches_us(
+    shell: Shell, wrap: Wrap, word: str, cache: str
+) -> None:
+    view = View(
+        headers=(
+            HTML_TYPE,
+            ("cache-control", "private, max-age=600"),
+            ("etag", '"1"'),
+            ("cdn-cache-control", "max-age=9"),
+        )
+    )
+    answer = shell.ask(wrap(view, cache=cache), replace(PAGE, query=f"adtarget={word}"))
+    assert (answer.all("cache-control"), answer.all("cdn-cache-control")) == (["private, no-store"], [])
 
 
 SWITCHED = {

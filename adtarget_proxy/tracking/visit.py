@@ -76,11 +76,16 @@ def finish(planned: Plan, response: Response, rules: Rules) -> Outcome:
 
 
 def _parted(planned: Plan, parting: Parting, response: Response, outcome: Outcome) -> Outcome:
-    """``outcome`` with the parting. A page that deletes cookies is nobody else's, so ``cache`` has no say in it."""
+    """``outcome`` with the parting. A page that deletes cookies is nobody else's, so ``cache`` has no say in it.
+
+    One with a switch is kept by no browser either: thrown again, it would be shown from there, or end in a 304 without a cookie.
+    """
     events = (*parting.events, *outcome.events)
     if not (200 <= response.status < 300 and is_page(response, planned.facts)):
         return outcome._replace(events=events)
     cache_control, dropped = protected(response.headers)
+    if planned.gate.switch is not None:
+        cache_control, dropped = "private, no-store", dropped | _CACHE_CONTROL
     return Outcome(outcome.reason, (*outcome.cookies, *parting.cookies), cache_control, dropped, events)
 
 
