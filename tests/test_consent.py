@@ -185,7 +185,6 @@ DIDOMI = [
     (didomi("a"), token(purposes={"enabled": ["a"], "disabled": ["a"]}), NO),
     (didomi("a"), token(purposes=["a"]), UNKNOWN),
     (didomi("a"), token(purposes={"enabled": "a"}), UNKNOWN),
-    (didomi(()), DIDOMI_TOKEN, UNKNOWN),
     (didomi("a"), "didomi_token=eyJ", UNKNOWN),
     (didomi("a"), "", UNKNOWN),
 ]
@@ -195,7 +194,6 @@ TCF = [
     (tcf(vendor=37), ADS_ALLOWED, YES),
     (tcf(vendor=38), ADS_ALLOWED, NO),
     (tcf((1, 2)), ADS_ALLOWED, NO),
-    (tcf((1, 25)), ADS_ALLOWED, NO),
     (tcf(), NOTHING_ALLOWED, NO),
     (tcf(vendor=61), ADS_ALLOWED[:48], UNKNOWN),
     (tcf(), ADS_ALLOWED[:38], UNKNOWN),
@@ -228,6 +226,30 @@ MODE = [
 )
 def test_a_reader_tells_what_the_visitor_chose(read: Any, cookie: str, means: Consent) -> None:
     assert read(request(f"before=1; {cookie}; after=2")) is means
+
+
+@pytest.mark.parametrize(
+    ("make", "word"),
+    [
+        (lambda: tcf(()), "purposes"),
+        (lambda: tcf(3), "purposes"),  # type: ignore[arg-type]
+        (lambda: tcf("1,3"), "purposes"),  # type: ignore[arg-type]
+        (lambda: tcf((0,)), "1 to 24"),
+        (lambda: tcf((1, 25)), "1 to 24"),
+        (lambda: tcf((True,)), "1 to 24"),
+        (lambda: tcf(("1",)), "1 to 24"),  # type: ignore[arg-type]
+        (lambda: tcf(vendor=0), "vendor"),
+        (lambda: tcf(vendor=65_536), "vendor"),
+        (lambda: tcf(vendor="755"), "vendor"),  # type: ignore[arg-type]
+        (lambda: cookiebot("Marketing"), "necessary, preferences, statistics, marketing"),
+        (lambda: cookiebot("advertising"), "'advertising'"),
+        (lambda: didomi(()), "purposes or vendors"),
+        (lambda: google_consent_mode(signals=()), "signals"),
+    ],
+)
+def test_a_reader_that_could_grant_nobody_or_everybody_is_not_made(make: Any, word: str) -> None:
+    with pytest.raises(ValueError, match=word):
+        make()
 
 
 def test_a_tc_string_may_have_another_cookie() -> None:

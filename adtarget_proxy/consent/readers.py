@@ -1,7 +1,7 @@
 """Ready readers: each gives a function for ``consent=`` that reads what a consent tool keeps in its cookie.
 
 A reader answers *granted* or *denied* as the visitor chose, *unknown* where there is no choice yet or the cookie cannot be read.
-It never raises.
+It never raises. One that is made so that it could grant nobody, or everybody, raises ValueError where it is made.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ _DIDOMI_STANDARD = {
     "improve_products": 10,
     "use_limited_data_to_select_content": 11,
 }
+_COOKIEBOT = ("necessary", "preferences", "statistics", "marketing")
+_PURPOSES = 24  # that a TC string has room for
+_VENDORS = 65_535
 _DIDOMI_ADS = ("cookies", "create_ads_profile", "select_personalized_ads", "measure_ad_performance")
 
 
@@ -65,6 +68,8 @@ def cookiebot(category: str = "marketing") -> Reader:
     ``-1`` stands for a region that needs no consent, ``0`` for a visitor who declined. Source: cookiebot.com/en/developer, "Server-side
     usage of the consent cookie".
     """
+    if category not in _COOKIEBOT:
+        raise ValueError(f"cookiebot: {category!r} is no category; write one of {', '.join(_COOKIEBOT)}")
     flag = re.compile(rf"[{{,]\s*\+?{re.escape(category)}\s*:\s*(true|false)\s*[,}}]")
 
     def read(request: Request) -> Consent:
@@ -85,6 +90,8 @@ def didomi(purposes: Sequence[str] = _DIDOMI_ADS, *, vendors: Sequence[str] = ()
     "Didomi Cookies: storage".
     """
     purposes, vendors = _several(purposes), _several(vendors)
+    if not (purposes or vendors):
+        raise ValueError("didomi: name purposes or vendors, at least one")
 
     def read(request: Request) -> Consent:
         token, tc_string = _base64_json(request.cookies.get("didomi_token")), _tc_string(request, _TCF_COOKIE)
@@ -104,6 +111,12 @@ def tcf(purposes: Sequence[int] = _ADS, *, vendor: int | None = None, cookie: st
 
     By default purposes 1, 3, 4 and 7, and no vendor. A TC string is made by a choice, so what it does not allow is denied.
     """
+    if isinstance(purposes, str) or not isinstance(purposes, Sequence) or not purposes:
+        raise ValueError("tcf: purposes must be a list of numbers, such as (1, 3, 4, 7)")
+    if not all(_is_number(purpose, _PURPOSES) for purpose in purposes):
+        raise ValueError(f"tcf: purposes must be numbers from 1 to {_PURPOSES}")
+    if vendor is not None and not _is_number(vendor, _VENDORS):
+        raise ValueError("tcf: vendor must be a number of the Global Vendor List, or None")
     purposes = tuple(purposes)
 
     def read(request: Request) -> Consent:
@@ -128,6 +141,8 @@ def google_consent_mode(
     ``{"ad_storage": "granted", "ad_user_data": "granted"}``. Source: developers.google.com/tag-platform/security/guides/consent.
     """
     signals = _several(signals)
+    if not signals:
+        raise ValueError("google_consent_mode: name at least one of the signals, such as ad_storage")
 
     def read(request: Request) -> Consent:
         said = _json(unquote(request.cookies.get(cookie, "")[:_MAX]))
@@ -160,6 +175,10 @@ def _all_of(said: Sequence[bool | None]) -> Consent:
 
 def _several(names: Sequence[str]) -> tuple[str, ...]:
     return (names,) if isinstance(names, str) else tuple(names)
+
+
+def _is_number(value: object, highest: int) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 1 <= value <= highest
 
 
 def _query(text: str | None) -> dict[str, str]:
