@@ -40,7 +40,7 @@ class Clicks:
         """The answer to a request for an invite route; blocks for ``invite_timeout`` at most."""
         begun = self._begin(planned, planned.gate, UNDER_WSGI)
         if isinstance(begun, Reply):
-            return begun
+            return self._parted(planned, begun)
         click, call = begun
         return self._redirect(planned, click, call.wait())
 
@@ -48,7 +48,7 @@ class Clicks:
         """``answer`` for the ASGI shell."""
         begun = self._begin(planned, planned.gate, UNDER_ASGI)
         if isinstance(begun, Reply):
-            return begun
+            return self._parted(planned, begun)
         click, call = begun
         return self._redirect(planned, click, await call.wait_async())
 
@@ -99,6 +99,12 @@ class Clicks:
             planned.is_kept = any(isinstance(event, Visit) for event in click.before)  # and a page needs no other
         request = Click(click.click, click.slug, click.fallback_url, deadline, click.known, click.network)
         return click, self._delivery.invite(request, limit=self._settings.invite_concurrency or limit)
+
+    def _parted(self, planned: Plan, reply: Reply) -> Reply:
+        """``reply``; what waits of a visitor who said no is dropped here too. Their cookies are left to the next page, if there is one."""
+        if planned.parting is not None:
+            self._keep(planned.parting.events)
+        return reply
 
     def _redirect(self, planned: Plan, click: ClickPlan, answer: Answer) -> Reply:
         self._note(planned, answer.reason)

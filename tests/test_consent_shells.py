@@ -478,6 +478,21 @@ def test_after_yes_no_drops_what_waits_and_the_next_yes_begins_anew(shell: Shell
     assert [event.fields.keys() & {"fbp", "client_ip", "user_agent"} for event in mine] == [set()]
 
 
+@pytest.mark.parametrize(
+    ("click", "is_kept"),
+    [(saying("no", KNOWN, CLICK), False), (saying("no", request=CLICK), True), (KNOWN_CLICK, True)],
+    ids=["no", "no, of a stranger", "not asked"],
+)
+def test_a_no_at_the_click_drops_what_waits_for_there_may_be_no_page_after_it(
+    shell: Shell, wrap: Wrap, click: Request, is_kept: bool
+) -> None:
+    app = wrap(consent=my_consent, debug=True)
+    shell.ask(app, saying("yes", KNOWN))
+    answer = shell.ask(app, click)
+    assert (answer.all("location"), answer.all("x-adtarget-reason")) == ([FALLBACK], ["no-consent"])
+    assert [event.kind for event in kept(app.tracker)] == (["visit"] if is_kept else [])
+
+
 def test_a_no_outlives_the_death_of_its_process_and_reaches_what_another_left(tmp_path: Path) -> None:
     """Each request is served by a process that is killed when its response has left; nobody had time to send."""
     url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"

@@ -257,9 +257,13 @@ class Rules:
             reason = "not-a-page"
         else:
             reason = self._audience(facts)
-            if reason is None and self.asking.answer(facts, origin.host) is not Consent.GRANTED:
-                reason = "no-consent"
-        return Gate(reason, self.site_rules(site) if reason is None else None, slug, route, origin)
+            consent = self.asking.answer(facts, origin.host) if reason is None else None
+            if consent is Consent.GRANTED:
+                return Gate(None, self.site_rules(site), slug, route, origin)
+            if consent is Consent.DENIED:
+                return Gate("no-consent", self.site_rules(site), slug, route, origin)
+            reason = reason or "no-consent"
+        return Gate(reason, None, slug, route, origin)
 
     def _audience(self, facts: Facts) -> Reason | None:
         has_rare = facts.has_any(RARE_HEADERS)
