@@ -701,7 +701,7 @@ def test_who_has_opted_out_lends_a_conversion_nothing_wherever_it_is_reported(
 def test_settings_take_a_function_a_tools_name_or_nothing() -> None:
     assert quiet(consent=my_consent).consent is my_consent
     assert quiet(consent="").consent is None
-    for wrong in ("onetrst", 1, ["onetrust"]):
+    for wrong in (1, ["onetrust"]):
         with pytest.raises(SettingsError, match=r"consent: must be a function .* onetrust, cookiebot"):
             quiet(consent=wrong)
     with pytest.raises(SettingsError, match=r"consent: is a reader without its parentheses"):

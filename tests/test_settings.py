@@ -154,6 +154,21 @@ def test_a_key_is_needed_in_live_mode_alone(mode: str) -> None:
         ({"api_key": KEY, "geo": "cloudflare"}, "geo"),
         ({"api_key": KEY, "sites": {"a.example": 1}}, "Site"),
         ({"sites": {"a.example": {"channel_id": "-1"}}}, "sites['a.example']: api_key: missing"),
+        ({"sites": {"a.example": {"api_key": KEY, "rate": "many"}}}, "sites['a.example'].rate: must be a number"),
+        ({"sites": {"a.example": {"api_key": KEY, "burst": 0}}}, "sites['a.example'].burst: must be a number"),
+        ({"sites": {"a.example": {"api_key": KEY, "channel_id": -100}}}, "sites['a.example'].channel_id: must be a"),
+        ({"sites": {"a.example": {"api_key": KEY, "website_id": 5}}}, "sites['a.example'].website_id: must be a"),
+        (
+            {"api_key": KEY, "sites": {"a.example": {"invits": {}}}},
+            "sites['a.example'].invits: no such field; did you mean invites?",
+        ),
+        (
+            {"api_key": KEY, "invites": {"vip": {"fallback": FALLBACK}}},
+            "invites['vip'].fallback: no such field; did you mean fallback_url?",
+        ),
+        ({"api_key": KEY, "consent": "one-trust"}, "'one-trust' is no consent tool; did you mean onetrust?"),
+        ({"api_key": KEY, "consent": "Cookiebot"}, "'Cookiebot' is no consent tool; did you mean cookiebot?"),
+        ({"api_key": KEY, "consent": "yes"}, "'yes' is no consent tool; write one of onetrust, cookiebot, didomi"),
         (
             {"api_key": KEY, "sites": {"a.example": {"api_key": KEY, "invites": {"vip": "-1"}}}},
             "sites['a.example'].invites['vip']",

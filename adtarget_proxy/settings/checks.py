@@ -5,12 +5,13 @@ Each check raises ValueError saying what to write instead; the caller puts the s
 
 from __future__ import annotations
 
+import difflib
 import ipaddress
 import json
 import os
 import re
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -194,14 +195,28 @@ def invite_path(value: Any) -> str:
     return path
 
 
+def unknown_names(given: Iterable[str], known: Sequence[str], what: str) -> list[str]:
+    """A problem for each of the names that is not known, with the nearest that is; ``what`` is what they should be."""
+    return [f"{name}: no such {what}{_guess(name, known)}" for name in given if name not in known]
+
+
+def _guess(word: str, known: Iterable[str], otherwise: str = "") -> str:
+    near = difflib.get_close_matches(word, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else otherwise
+
+
 def consent(value: Any) -> Callable[..., Any] | None:
     """A function, the name of a consent tool, or None."""
     if value in (None, ""):
         return None
     if isinstance(value, str) and value in READERS:
         return READERS[value]()
+    tools = ", ".join(READERS)
+    if isinstance(value, str):
+        otherwise = f"; write one of {tools}, or in code a function"
+        raise ValueError(f"{value!r} is no consent tool{_guess(value.lower(), READERS, otherwise)}")
     if not callable(value):
-        raise ValueError(f"must be a function from a request to True, False or None, or one of {', '.join(READERS)}")
+        raise ValueError(f"must be a function from a request to True, False or None, or one of {tools}")
     if value in READERS.values():
         raise ValueError("is a reader without its parentheses; write it with them, such as onetrust()")
     return value  # type: ignore[no-any-return]

@@ -6,7 +6,6 @@ validates itself, so a wrong one fails where it is written, at import, never at 
 
 from __future__ import annotations
 
-import difflib
 import os
 import re
 import tomllib
@@ -200,10 +199,4 @@ class Settings:
 
 
 def _unknown(given: Mapping[str, Any]) -> list[str]:
-    known = [item.name for item in fields(Settings) if item.init]
-    problems = []
-    for name in given:
-        if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            problems.append(f"{name}: no such setting" + (f"; did you mean {near[0]}?" if near else ""))
-    return problems
+    return checks.unknown_names(given, [item.name for item in fields(Settings) if item.init], "setting")

@@ -13,10 +13,15 @@ from adtarget_proxy.settings import checks
 
 _SLUG = re.compile(r"[A-Za-z0-9][A-Za-z0-9._~-]{0,63}")
 _CHECKS: dict[str, Callable[[Any], Any]] = {
+    "api_key": checks.optional_text,
+    "website_id": checks.optional_text,
+    "channel_id": checks.optional_text,
     "api_url": checks.base_url,
     "tracker_url": checks.base_url,
     "cookie_domain": checks.domain,
     "fallback_url": checks.fallback,
+    "rate": checks.number(1, 1_000_000),
+    "burst": checks.number(1, 1_000_000),
 }
 
 
@@ -90,11 +95,12 @@ def resolved_site(given: Any, own: Site, where: str, problems: list[str]) -> Sit
     """``given`` with what it leaves out taken from ``own``. A site with a credential of its own takes none from there."""
     prefix = f"{where}." if where else ""
     if isinstance(given, Mapping):
-        try:
-            given = Site(**{str(key).lower(): value for key, value in given.items()})
-        except TypeError as error:
-            problems.append(f"{where}: {str(error).removeprefix('Site.__init__() ')}")
+        given = {str(key).lower(): value for key, value in given.items()}
+        unknown = _unknown(Site, given, prefix)
+        if unknown:
+            problems.extend(unknown)
             return own
+        given = Site(**given)
     if not isinstance(given, Site):
         problems.append(f"{where}: must be a Site or a mapping with its fields")
         return own
@@ -116,16 +122,21 @@ def resolved_site(given: Any, own: Site, where: str, problems: list[str]) -> Sit
     return replace(site, invites={slug: _route(slug, route, site, prefix, problems) for slug, route in invites.items()})
 
 
+def _unknown(of: type[Site | InviteRoute], given: Mapping[str, Any], prefix: str) -> list[str]:
+    known = [item.name for item in fields(of)]
+    return [f"{prefix}{problem}" for problem in checks.unknown_names(map(str, given), known, "field")]
+
+
 def _route(slug: str, given: Any, site: Site, prefix: str, problems: list[str]) -> InviteRoute:
     where = f"{prefix}invites[{slug!r}]"
     if not _SLUG.fullmatch(slug):
         problems.append(f"{where}: a slug is 1 to 64 letters, digits, '-', '_', '.' or '~'")
     if isinstance(given, Mapping):
-        try:
-            given = InviteRoute(**given)
-        except TypeError as error:
-            problems.append(f"{where}: {str(error).removeprefix('InviteRoute.__init__() ')}")
+        unknown = _unknown(InviteRoute, given, f"{where}.")
+        if unknown:
+            problems.extend(unknown)
             return InviteRoute()
+        given = InviteRoute(**given)
     if isinstance(given, (str, int)) and not isinstance(given, bool):
         given = InviteRoute(channel_id=str(given))
     if given is None:
