@@ -103,7 +103,11 @@ class AdTargetMiddleware:
         def show(unplanned: Plan) -> None:
             scope["adtarget"] = Tracking(unplanned, self.tracker)
 
-        return rescued(self.tracker, planned, scope.get("method", ""), lambda: _path(scope), show)
+        return rescued(self.tracker, planned, scope.get("method", ""), lambda: _path(scope), lambda: _host(scope), show)
+
+
+def _host(scope: Any) -> str | None:
+    return next((value.decode("latin-1") for name, value in scope["headers"] if name == b"host"), None)
 
 
 class AsgiFacts(Facts):

@@ -9,6 +9,7 @@ from adtarget_proxy.delivery import Answer, Click, Delivery, InviteCall
 from adtarget_proxy.reply import REFUSED, Reply, redirect_to
 from adtarget_proxy.settings import InviteRoute
 from adtarget_proxy.tracking.events import Event, Visit
+from adtarget_proxy.tracking.facts import Facts
 from adtarget_proxy.tracking.invite import ClickPlan, click_plan
 from adtarget_proxy.tracking.rules import Gate, Reason, Rules
 from adtarget_proxy.tracking.visit import Plan
@@ -128,8 +129,16 @@ class Clicks:
                 return self._rules.invite_gate(planned.facts, slug)
             except Exception:
                 self._fault("invite", planned)
-        url = self._rules.fallback_for(self._rules.invite_path(slug))
+        url = self._rules.fallback_for(self._rules.invite_path(slug), host_of(planned.facts))
         return Gate("error", slug=slug, route=InviteRoute(fallback_url=url)) if url else None
+
+
+def host_of(facts: Facts) -> str | None:
+    """The Host header, for when something of ours has failed: it may be the reading of headers itself."""
+    try:
+        return facts.header("host")
+    except Exception:
+        return None
 
 
 def _fallback(gate: Gate) -> str:

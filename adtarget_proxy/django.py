@@ -151,7 +151,8 @@ def _rescued(tracker: Tracker, request: HttpRequest, planned: Plan | None) -> Re
     def show(unplanned: Plan) -> None:
         request.adtarget = DjangoTracking(unplanned, tracker)
 
-    return rescued(tracker, planned, request.method or "", lambda: request.path, show)
+    host = request.META.get("HTTP_HOST")
+    return rescued(tracker, planned, request.method or "", lambda: request.path, lambda: host, show)
 
 
 def _response(reply: Reply) -> HttpResponse:

@@ -10,7 +10,12 @@ from adtarget_proxy.tracker import Plan, Tracker
 
 
 def rescued(
-    tracker: Tracker, planned: Plan | None, method: str, path: Callable[[], str], show: Callable[[Plan], None]
+    tracker: Tracker,
+    planned: Plan | None,
+    method: str,
+    path: Callable[[], str],
+    host: Callable[[], str | None],
+    show: Callable[[Plan], None],
 ) -> Reply | None:
     """The answer to give, or None for the app's own. Never raises, whichever of the tracker's methods has failed.
 
@@ -20,8 +25,15 @@ def rescued(
         tracker.fault("request" if planned else "plan", planned)
     try:
         if planned is None:
-            planned = tracker.unplanned(method, path())
+            planned = tracker.unplanned(method, path(), _or_none(host))
             show(planned)
         return tracker.rescue(planned)
+    except Exception:
+        return None
+
+
+def _or_none(read: Callable[[], str | None]) -> str | None:
+    try:
+        return read()
     except Exception:
         return None

@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from copy import copy
 from typing import Any
 
-from adtarget_proxy.clicks import Clicks
+from adtarget_proxy.clicks import Clicks, host_of
 from adtarget_proxy.delivery import Delivery
 from adtarget_proxy.entropy import entropy as system_entropy
 from adtarget_proxy.errors import SettingsError
@@ -129,15 +129,15 @@ class Tracker:
         """``answer`` for the ASGI shell."""
         return self._explained(planned, await self._clicks.answer_async(planned))
 
-    def unplanned(self, method: str, path: str) -> Plan:
+    def unplanned(self, method: str, path: str, host: str | None) -> Plan:
         """The plan of a request that ``plan`` has failed on: nothing is tracked, and the app finds nobody in it."""
         next(self._tally["error"])
-        return Plan(_Unseen(method, "http", path, "", None), Gate("error"))
+        return Plan(_Unseen(method, path, host), Gate("error"))
 
     def rescue(self, planned: Plan) -> Reply | None:
         """The fallback of an invite route, for when something of ours has failed; None where the request is not for one."""
         facts = planned.facts
-        url = self.rules.fallback_for(facts.path) if facts.method in ("GET", "HEAD") else None
+        url = self.rules.fallback_for(facts.path, host_of(facts)) if facts.method in ("GET", "HEAD") else None
         return redirect_to(url) if url else None
 
     def fault(self, where: str, planned: Plan | None = None) -> None:
@@ -255,9 +255,13 @@ class Tracker:
 
 
 class _Unseen(Facts):
-    """A request of which only the method and the path are known."""
+    """A request of which only the method, the path and perhaps the Host are known."""
 
-    __slots__ = ()
+    __slots__ = ("_host",)
 
-    def header(self, name: str) -> str | None:  # noqa: ARG002
-        return None
+    def __init__(self, method: str, path: str, host: str | None) -> None:
+        super().__init__(method, "http", path, "", None)
+        self._host = host
+
+    def header(self, name: str) -> str | None:
+        return self._host if name == "host" else None

@@ -78,7 +78,8 @@ class AdTargetMiddleware:
         def show(unplanned: Plan) -> None:
             environ["adtarget"] = Tracking(unplanned, self.tracker)
 
-        return rescued(self.tracker, planned, environ.get("REQUEST_METHOD", ""), lambda: _path(environ), show)
+        method, host = environ.get("REQUEST_METHOD", ""), environ.get("HTTP_HOST")
+        return rescued(self.tracker, planned, method, lambda: _path(environ), lambda: host, show)
 
 
 class WsgiFacts(Facts):

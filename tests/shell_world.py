@@ -18,6 +18,7 @@ from adtarget_proxy.request import Tracking
 from adtarget_proxy.settings import Settings
 from adtarget_proxy.tracker import Tracker
 from adtarget_proxy.tracking.events import Event
+from adtarget_proxy.tracking.state import State, StateSigner, derived_key
 
 FALLBACK = "https://t.me/fallback"
 PERSON = "Mozilla/5.0 (iPhone; CPU iPhone OS 18_0 like Mac OS X) AppleWebKit/605.1.15 Mobile/15E148"
@@ -26,6 +27,14 @@ OURS = frozenset({"_fbp", "_fbc", "adtarget_temp_id", "adtarget_session_id", "ad
 VISITOR = "11111111-2222-4333-8444-555555555555"
 KNOWN = f"adtarget_temp_id={VISITOR}; adtarget_session_id=s-1; _fbp=fb.1.1700000000000.1234567890"
 
+
+def signed(key: str = derived_key("atk_live_tests000_secret")) -> str:
+    """The known visitor's cookies with the state that ``key`` has signed for them."""
+    state = State(VISITOR, "fb.1.1700000000000.1234567890", 1_750_000_000, 1_750_000_000)
+    return f"{KNOWN}; adtarget_state={StateSigner((key,)).dump(state)}"
+
+
+SIGNED = signed()
 HeaderPairs = tuple[tuple[str, str], ...]
 
 

@@ -37,6 +37,7 @@ from shell_world import (
     WsgiShell,
     kept,
     quiet,
+    signed,
 )
 
 from adtarget_proxy.consent import Consent, onetrust
@@ -480,8 +481,14 @@ def test_after_yes_no_drops_what_waits_and_the_next_yes_begins_anew(shell: Shell
 
 @pytest.mark.parametrize(
     ("click", "is_kept"),
-    [(saying("no", KNOWN, CLICK), False), (saying("no", request=CLICK), True), (KNOWN_CLICK, True)],
-    ids=["no", "no, of a stranger", "not asked"],
+    [
+        (saying("no", signed(KEY), CLICK), False),
+        (saying("no", KNOWN, CLICK), True),
+        (saying("no", f"{KNOWN}; adtarget_state={VISITOR}!1750000000!1750000000!!x.forged", CLICK), True),
+        (saying("no", request=CLICK), True),
+        (KNOWN_CLICK, True),
+    ],
+    ids=["no", "no, without the state", "no, with a forged state", "no, of a stranger", "not asked"],
 )
 def test_a_no_at_the_click_drops_what_waits_for_there_may_be_no_page_after_it(
     shell: Shell, wrap: Wrap, click: Request, is_kept: bool
@@ -498,11 +505,11 @@ def test_a_no_outlives_the_death_of_its_process_and_reaches_what_another_left(tm
     url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
     script = (
         "import os, signal, sys\n"
-        "from shell_world import HTML, KNOWN, WsgiShell, quiet\n"
+        "from shell_world import HTML, SIGNED, WsgiShell, quiet\n"
         "from test_consent_shells import my_consent, saying\n"
         "shell = WsgiShell()\n"
         "app = shell.middleware(shell.app(HTML), quiet(outbox=sys.argv[1], consent=my_consent))\n"
-        "shell.ask(app, saying(sys.argv[2], KNOWN))\n"
+        "shell.ask(app, saying(sys.argv[2], SIGNED))\n"
         "os.kill(os.getpid(), signal.SIGKILL)\n"
     )
     environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parent)}
@@ -558,7 +565,7 @@ def test_off_sets_a_signed_cookie_and_the_page_goes_out_untracked(shell: Shell, 
 def test_off_also_takes_leave_of_the_visitor(shell: Shell, wrap: Wrap) -> None:
     app = wrap()
     shell.ask(app, KNOWN_PAGE)
-    answer = shell.ask(app, OFF.having(cookie=ALL_OURS))
+    answer = shell.ask(app, OFF.having(cookie=f"{signed(KEY)}; _fbc=fb.1.1700000000000.abc"))
     assert {name for name, _ in deleted(answer)} == OURS
     assert answer.cookies["adtarget_optout"]
     assert kept(app.tracker) == []

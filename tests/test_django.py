@@ -45,6 +45,7 @@ from shell_world import (
     KNOWN_CLICK,
     KNOWN_PAGE,
     PAGE,
+    SIGNED,
     VISITOR,
     AsgiShell,
     Request,
@@ -473,9 +474,9 @@ def test_a_withdrawal_deletes_cookies_on_every_domain_also_on_a_page_from_the_ca
     with override_settings(ADTARGET=quiet(consent=my_consent), MIDDLEWARE=CACHED):
         for _ in range(2):
             site.ask(KNOWN_PAGE.having(cookie=KNOWN_PAGE.headers["cookie"] + "; my_consent=yes"))
-            response = site.ask(KNOWN_PAGE)
+            response = site.ask(KNOWN_PAGE.having(cookie=SIGNED))
             gone = [(morsel.key, morsel["domain"]) for morsel in response.cookies.values() if morsel["max-age"] == "0"]
-            names = ("adtarget_temp_id", "adtarget_session_id", "_fbp")
+            names = ("adtarget_temp_id", "adtarget_session_id", "_fbp", "adtarget_state")
             assert sorted(gone) == sorted((name, domain) for name in names for domain in ("", "shop.test"))
             assert {morsel.OutputString().partition("=")[2][0] for morsel in response.cookies.values()} == {";"}
             assert response["Cache-Control"].split(", ")[0] == "private"

@@ -232,3 +232,27 @@ def test_each_sites_events_reach_its_own_account_and_no_other(shell: Shell) -> N
             assert {href.split("/")[2] for href in hrefs} == {host}
             shown = {event["headers"]["authorization"].rstrip("…") for event in told}  # the sandbox shows no whole key
             assert [one for one in shown if f"Bearer {box.api_key}".startswith(one) and len(one) > 20] == list(shown)
+
+
+@pytest.mark.parametrize("planted_at", ["tracker.plan", "clicks.click_plan"])
+@pytest.mark.parametrize(
+    ("host", "fallback"),
+    [
+        ("a.example", "https://t.me/site_a"),
+        ("www.b.example", "https://t.me/site_b"),
+        ("B.EXAMPLE.:443", "https://t.me/site_a"),  # of no site: the first that has the slug, for no button is dead
+    ],
+)
+def test_a_fault_of_ours_sends_nobody_to_another_sites_channel(
+    shell: Shell, wrap: Wrap, planted_at: str, host: str, fallback: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(*_: Any) -> Any:
+        raise RuntimeError("planted")
+
+    app = wrap()
+    monkeypatch.setattr(f"adtarget_proxy.{planted_at}", broken)
+    answer = shell.ask(app, replace(CLICK, path="/c/vip").having(host=host))
+    if planted_at == "clicks.click_plan" and host == "B.EXAMPLE.:443":
+        assert answer.status == 200  # of an unknown host: the app's own business
+    else:
+        assert answer.all("location") == [fallback]

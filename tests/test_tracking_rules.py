@@ -183,6 +183,7 @@ def test_the_invite_path_may_surround_its_slug() -> None:
 def test_the_fallback_is_found_by_the_path_alone() -> None:
     rules = World().rules
     assert rules.fallback_for("/c/vip") == "https://t.me/fallback"
+    assert rules.fallback_for("/c/vip", "shop.test") == "https://t.me/fallback"
     assert rules.fallback_for("/c/nobody") is None
     assert rules.fallback_for("/") is None
 

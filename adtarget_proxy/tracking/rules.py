@@ -25,7 +25,7 @@ from adtarget_proxy.tracking.audience import (
     signals_gpc,
 )
 from adtarget_proxy.tracking.cookies import Place, has_opted_out, place_of
-from adtarget_proxy.tracking.facts import Facts, bare_host
+from adtarget_proxy.tracking.facts import Facts, bare_host, public_host
 from adtarget_proxy.tracking.geo import place_reader
 from adtarget_proxy.tracking.pages import asks_for_page
 from adtarget_proxy.tracking.scrub import SWITCH, switch_of
@@ -205,10 +205,12 @@ class Rules:
         """The path of a slug's invite route."""
         return f"{self._before_slug}{slug}{self._after_slug}"
 
-    def fallback_for(self, path: str) -> str | None:
-        """The link of last resort for an invite route, by its path alone: for when everything else of ours has failed."""
-        slug = self._slug(path)
-        for site in self.settings.all_sites:
+    def fallback_for(self, path: str, host: str | None = None) -> str | None:
+        """The link of last resort for an invite route, by path and Host alone: for when everything else of ours has failed."""
+        slug, shown = self._slug(path), public_host(host)
+        sites: list[Site] = list(self.settings.all_sites)
+        own = self.settings.site_for(bare_host(shown)) if shown else None
+        for site in sites if own is None else [own, *sites]:
             if slug is not None and slug in site.invites:
                 return site.invites[slug].fallback_url
         return None

@@ -4,6 +4,9 @@
 them on, and what waits of the visitor is dropped. ``_fbp`` and ``_fbc`` go with them, whoever made them: we told AdTarget of both,
 and renewed both. Where no cookie of ours came along they are the pixel's alone, and stay.
 
+Only who brings the state that we signed for them drops what waits: a stranger who makes up ``adtarget_temp_id``s would fill the store with
+withdrawals, and one who knows another's would speak for them. Whoever has events here was given a state with their first page.
+
 ``?adtarget=off`` on any page does the same and sets the opt-out cookie; ``?adtarget=on`` takes that away. It is signed, so that one
 can tell who has set it, but one without a signature counts as well: a wish not to be tracked needs no proof.
 """
@@ -60,8 +63,9 @@ def _leave(facts: Facts, site: SiteRules, rules: Rules, domains: Sequence[str | 
     names = brought(header)
     if not any(name.startswith("adtarget_") for name in names):
         return Parting(())
-    visitor = read_jar(header).temp_id
-    events = () if visitor is None else (_withdrawal(visitor, site, rules),)
+    jar = read_jar(header)
+    known = site.signer.load(jar.state, jar.temp_id)
+    events = () if known is None else (_withdrawal(known.temp_id, site, rules),)
     return Parting(_deleted(names, domains, place), events)
 
 
