@@ -21,6 +21,7 @@ from adtarget_proxy.errors import OutboxError
 from adtarget_proxy.outbox import Outbox
 from adtarget_proxy.outbox.journal import Journal
 from adtarget_proxy.outbox.lines import frame
+from adtarget_proxy.outbox.store import SETTLED_KEPT
 from adtarget_proxy.tracking.events import PLAIN, Event, Visit
 
 _fork = multiprocessing.get_context("fork")
@@ -32,6 +33,12 @@ def visit(id: str) -> Visit:  # noqa: A002
 
 def waiting(outbox: Outbox) -> list[str]:
     return [claim.event.id for claim in outbox.store.claim({"a"}, owner=outbox.owner, now=1.0, limit=1_000_000)]
+
+
+def settle_and_forget(outbox: Outbox) -> None:
+    for name in waiting(outbox):
+        outbox.store.settle(name, now=1.0)
+    outbox.store.expire(now=2.0 + SETTLED_KEPT, max_age={})
 
 
 @pytest.fixture(params=["memory", "sqlite"])
@@ -126,6 +133,50 @@ def test_another_process_deletes_a_rolled_file_once_it_is_quiet_but_not_the_clai
     assert [file.exists() for file in files] == [False] * (len(files) - 1) + [True]
     assert two.store.owners() == {one.owner}
     assert Pump(one).own(0.0) == 0
+    one.close()
+    two.close()
+
+
+def test_a_rolled_file_that_another_process_deleted_is_not_moved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ids are forgotten after 48 h, and so is the key at AdTarget: what came once more would count once more."""
+    monkeypatch.setattr("adtarget_proxy.outbox.outbox.Journal", partial(Journal, roll_at=1000))
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    one, two = Outbox.open(url), Outbox.open(url)
+    for i in range(40):
+        one.append(visit(f"{i:03}"))
+    assert Pump(two).machine(0.0) == 40
+    settle_and_forget(two)
+    files = list((tmp_path / "outbox.sqlite3.journal").glob(f"{one.owner}.*"))
+    for file in files:
+        os.utime(file, (0, 0))
+    Pump(two).machine(0.0)
+    assert [file.exists() for file in files].count(True) == 1
+    assert Pump(one).own(0.0) == 0
+    one.close()
+    two.close()
+
+
+def test_a_file_that_is_drained_while_another_pump_has_it_open_is_not_moved_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    url = f"sqlite:///{tmp_path / 'outbox.sqlite3'}"
+    gone, one, two = Outbox.open(url), Outbox.open(url), Outbox.open(url)
+    gone.append(visit("a"))
+    assert Pump(one).machine(0.0) == 1
+    settle_and_forget(one)
+    offset = two.store.offset
+
+    def later(journal: str) -> int:
+        """What another process does while this one waits for its turn."""
+        gone.close()
+        Pump(one).machine(0.0)
+        return offset(journal)
+
+    monkeypatch.setattr(two.store, "offset", later)
+    assert Pump(two).machine(0.0) == 0
+    assert list(two.store.waiting()) == []
     one.close()
     two.close()
 

@@ -156,7 +156,10 @@ class Pump:
         return {name for name in segments.names() if owner_of(name) == owner} <= set(locked)
 
     def _live(self, segments: Segments, name: str, now: float, *, rolled: bool) -> int:
-        """Read along in a living process' file; one that it has rolled, and that holds nothing more, is deleted for it."""
+        """Read along in a living process' file; one that it has rolled, and that holds nothing more, is deleted for it.
+
+        Its offset stays until the process itself lets go: that still has the file open, and would move it once more from its start.
+        """
         fd = segments.open(name)
         if fd is None:
             return 0
@@ -164,7 +167,6 @@ class Pump:
             moved = self._share(name, fd, now)
             if rolled and time.time() - os.fstat(fd).st_mtime > GRACE:
                 segments.delete(name)
-                self._outbox.store.forget_journal(name)
             return moved
         finally:
             segments.let_go(fd)
@@ -190,7 +192,10 @@ class Pump:
         moved = 0
         while time.monotonic() < until:
             with self._outbox.turn:
-                number, is_done = self._batch(name, fd, self._outbox.store.offset(name), now, final=final)
+                offset = self._outbox.store.offset(name)
+                if os.fstat(fd).st_nlink == 0:
+                    break  # all in the store: deleted since we opened it, and then its offset was forgotten
+                number, is_done = self._batch(name, fd, offset, now, final=final)
             moved += number
             if is_done:
                 break
