@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -231,6 +232,30 @@ def test_one_dead_account_slows_no_other(box: Sandbox, tmp_path: Path) -> None:
             box.wait_for(100, timeout=20)
             assert it.outbox.store.counts([dead]).claimed <= 12
             other.heal()
+
+
+@pytest.mark.parametrize(("burst", "left"), [(10, 0), (50, 12)], ids=["a small burst", "what is for conversions"])
+def test_an_event_whose_token_is_far_away_is_not_claimed_over_and_over(
+    box: Sandbox, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, burst: int, left: int
+) -> None:
+    with world(box, tmp_path, rate=1, burst=burst, timing=replace(QUICK, poll=3600.0)) as it:
+        store = it.outbox.store
+        for _ in range(burst - left):
+            assert store.take(it.account, now=time.time(), rate=1 / 60, burst=burst, reserve=0.0) == 0.0
+        calls: list[str] = []
+        for name in ("claim", "expire"):
+            monkeypatch.setattr(store, name, partial(counted, calls, name, getattr(store, name)))
+        it.append(it.visit(), it.visit())
+        it.delivery.start()
+        until(lambda: "claim" in calls and calls[calls.index("claim") :].count("expire") >= 5)
+        assert calls.count("claim") <= 2
+        until(lambda: store.counts().waiting == 2)
+        assert box.requests() == []
+
+
+def counted(calls: list[str], name: str, method: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    calls.append(name)
+    return method(*arguments, **named)
 
 
 def test_each_site_has_a_rate_and_a_burst_of_its_own(box: Sandbox, tmp_path: Path) -> None:

@@ -139,8 +139,10 @@ class Dispatcher:
             self._registry.put_back(claim.event.id)
 
     def _carry(self, line: Line, claim: Claim, *, probe: bool, paid: bool) -> None:
+        goes = False
         try:
-            if self._may_go(line, claim.event, probe=probe, paid=paid):
+            goes = self._may_go(line, claim.event, probe=probe, paid=paid)
+            if goes:
                 self._sender.send(line, claim)
             else:
                 self._registry.put_back(claim.event.id)
@@ -148,7 +150,7 @@ class Dispatcher:
             self._let_go(line)
             if probe:
                 line.breaker.drop_probe(time.monotonic())
-        if self._in_hand[line.id] <= self._share:
+        if goes and self._in_hand[line.id] <= self._share:  # what could not go would come back at once, over and over
             self._refill()
 
     def _may_go(self, line: Line, event: Event, *, probe: bool, paid: bool) -> bool:
