@@ -364,6 +364,45 @@ def test_one_slow_append_is_a_busy_machine_and_two_in_a_row_are_a_slow_disk(
     own.close()
 
 
+def test_a_slow_disk_is_one_for_threads_whose_appends_overlap_too(
+    segments: Segments, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each append ends only after the other thread's next one has begun, so none follows upon another's end."""
+    clock, begun = [0.0], {name: threading.Event() for name in "abcde"}
+    monkeypatch.setattr(module, "perf_counter", lambda: clock[0])
+    own = Journal(segments, slow=0.05)
+    own.open()
+    elsewhere: list[str] = []
+
+    def write(fd: int, line: bytes) -> int:
+        name = json.loads(line[9:])["i"]
+        if name == "e":
+            elsewhere.append(threading.current_thread().name)
+            return os.write(fd, line)
+        number = os.write(fd, line)
+        clock[0] += 0.06
+        begun[name].set()
+        assert begun[chr(ord(name) + 1)].wait(20)
+        return number
+
+    def other() -> None:
+        assert begun["a"].wait(20)
+        for name in "bd":
+            own.append(visit(name))
+
+    disk.fault = write
+    thread = threading.Thread(target=other)
+    thread.start()
+    for name in "ac":
+        own.append(visit(name))
+    begun["e"].set()
+    thread.join()
+    own.append(visit("e"))
+    until(lambda: written(segments) == ["a", "b", "c", "d", "e"])
+    assert elsewhere == ["adtarget-journal"]
+    own.close()
+
+
 def test_a_place_that_becomes_writable_gets_what_waited(tmp_path: Path) -> None:
     (tmp_path / "j").write_text("a file where the directory should be")
     segments = Segments(tmp_path / "j")

@@ -63,7 +63,7 @@ class Journal:
         self._fd = -1  # writing to it fails, and the first event opens the file
         self._name, self._number, self._inode = "", 0, 0
         self._size = 0  # about: threads may count past each other
-        self._dragged = (-1, 0.0)  # the size after the last slow append, and when that ended
+        self._dragged = (-1, 0.0)  # the size after the last slow append, and when the first of its row ended
         self._rolled: list[Segment] = []
         self._retired: list[int] = []
         self._aside: Detour | Full | None = None
@@ -73,7 +73,8 @@ class Journal:
     def append(self, event: Event) -> None:
         """Write one event. Raises nothing for a disk's fault: memory takes the line, or it is counted in ``lost``."""
         line = frame(event.encode().encode())
-        if self._aside is not None and self._aside.put(line):
+        aside = self._aside  # another thread may end it between two looks
+        if aside is not None and aside.put(line):
             return
         began, fd = perf_counter(), self._fd
         try:
@@ -206,11 +207,13 @@ class Journal:
     def _drag(self, began: float, written: int) -> None:
         """An append was slow: so is the disk, if the one before it was as well. A busy machine holds a process up now and then.
 
-        What memory holds dies with the process, so a moment without a processor must not lead there.
+        What memory holds dies with the process, so a moment without a processor must not lead there. That holds up every thread that
+        is in an append; on a slow disk the row goes on with one that began after the first of them was over.
         """
         size, ended = self._dragged
-        self._dragged = (self._size, perf_counter())
-        if size == self._size - written and began >= ended:
+        in_a_row = size == self._size - written
+        self._dragged = (self._size, ended if in_a_row else perf_counter())
+        if in_a_row and began >= ended:
             self._go_round(IS_SLOW)
 
     def _stumble(self, fd: int, line: bytes, fault: Fault) -> None:
