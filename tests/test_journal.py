@@ -288,6 +288,35 @@ def test_memory_is_bounded_and_what_it_cannot_hold_is_counted(
     assert own.lost == {"slow disk": 2}
 
 
+def no_thread(thread: threading.Thread) -> None:
+    raise RuntimeError("can't start new thread")
+
+
+def test_a_thread_that_could_not_be_had_is_asked_for_again(
+    segments: Segments, own: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    disk.fault = refuse
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", no_thread)
+        own.append(visit("a"))
+        own.append(visit("b"))
+    disk.fault = None
+    own.append(visit("c"))
+    until(lambda: written(segments) == ["a", "b", "c"])
+    assert +own.lost == {}
+
+
+def test_what_no_thread_could_be_had_for_is_written_at_the_end(
+    segments: Segments, own: Journal, disk: Disk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(threading.Thread, "start", no_thread)
+    disk.fault = refuse
+    own.append(visit("a"))
+    disk.fault = None
+    own.close()
+    assert (written(segments), +own.lost) == (["a"], {})
+
+
 def test_what_is_still_in_memory_at_the_end_is_counted(segments: Segments, own: Journal, disk: Disk) -> None:
     disk.fault = refuse
     own.append(visit("a"))

@@ -8,6 +8,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from time import monotonic
 
@@ -57,7 +58,7 @@ class Detour:
         self._lock = threading.Lock()
         self._ended = False
         self._wake, self._quit = threading.Event(), threading.Event()
-        self._thread = threading.Thread(target=self._run, name="adtarget-journal", daemon=True)
+        self._thread: threading.Thread | None = None
         self.lost = 0
 
     def start(self, fault: Fault, line: bytes | None = None) -> None:
@@ -67,7 +68,9 @@ class Detour:
         self._trouble.met("journal", fault.cause, f"the journal's disk {fault.words}: {words}")
         if line is not None:
             self.put(line)
-        self._thread.start()
+            return
+        with self._lock:
+            self._begin()
 
     def put(self, line: bytes) -> bool:
         """Take a line, or count it as lost where memory is full; False where the detour is over."""
@@ -79,17 +82,29 @@ class Detour:
                 self._wake.set()
             else:
                 self.lost += 1
+            self._begin()
             return True
 
     def quit(self, timeout: float) -> None:
         """Try once more to write what is left, for at most ``timeout`` seconds; the rest is counted as lost."""
         self._quit.set()
         self._wake.set()
-        self._thread.join(timeout)
+        if self._thread is None:
+            self._run()  # once
+        else:
+            self._thread.join(timeout)
         with self._lock:
             self._ended = True
             self.lost += len(self._lines)
             self._lines.clear()
+
+    def _begin(self) -> None:
+        """Have a thread. Where the system gives none just now, the next line asks again."""
+        if self._thread is None:
+            thread = threading.Thread(target=self._run, name="adtarget-journal", daemon=True)
+            with suppress(RuntimeError):
+                thread.start()
+                self._thread = thread
 
     def _run(self) -> None:
         pause = _FIRST_PAUSE
