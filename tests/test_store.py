@@ -953,6 +953,16 @@ def test_a_file_that_is_no_database_is_set_aside_and_said_once(
     other.close()
 
 
+def test_a_broken_file_that_cannot_be_set_aside_is_a_fault_of_the_outbox(tmp_path: Path) -> None:
+    """Callers know OutboxError alone: anything else would reach a health page, or leave a claim with nobody."""
+    path = tmp_path / "o.sqlite3"
+    path.write_bytes(b"no database " * 1000)
+    path.with_name("o.sqlite3.lock").mkdir()
+    with pytest.raises(OutboxError, match="cannot be set aside"):
+        SqliteStore(path).counts()
+    assert path.exists()
+
+
 def test_a_file_that_breaks_while_it_is_open_is_set_aside_by_all(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

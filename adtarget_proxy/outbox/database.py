@@ -144,7 +144,11 @@ class Database:
         except sqlite3.Error as error:
             code = getattr(error, "sqlite_errorcode", 0) & 0xFF
             if code in _BROKEN and self.path is not None:
-                self._set_aside(self.path)
+                try:
+                    self._set_aside(self.path)
+                except OSError as refusal:
+                    words = f"{error}, and cannot be set aside: {refusal.strerror}"
+                    raise OutboxError(f"outbox {self._where}: {words}", cause=cause_of(refusal)) from None
             if code in _FULL:
                 self._relieve()
             raise OutboxError(f"outbox {self._where}: {error}", cause=_CAUSES.get(code, "")) from None
