@@ -288,6 +288,26 @@ def test_memory_is_bounded_and_what_it_cannot_hold_is_counted(
     assert own.lost == {"slow disk": 2}
 
 
+def test_a_journal_that_makes_way_writes_nothing_until_there_is_room(segments: Segments) -> None:
+    room = threading.Event()
+    asked = threading.Semaphore(0)
+
+    def has_room() -> bool:
+        asked.release()
+        return room.is_set()
+
+    own = Journal(segments, has_room=has_room)
+    own.append(visit("a"))
+    own.make_way()
+    own.append(visit("b"))
+    for _ in range(4):  # once by who made way, then by the thread, over and over
+        assert asked.acquire(timeout=20)
+    assert written(segments) == ["a"]
+    room.set()
+    until(lambda: written(segments) == ["a", "b"])
+    own.close()
+
+
 def no_thread(thread: threading.Thread) -> None:
     raise RuntimeError("can't start new thread")
 

@@ -119,7 +119,6 @@ class Detour:
                 self._quit.wait(pause)
                 pause = min(_LONGEST_PAUSE, pause * 2)
                 continue
-            self.is_full = False
             if quick and self._finish():
                 self._trouble.over("journal", lost=self.lost)
                 return
@@ -136,6 +135,7 @@ class Detour:
             if self.is_full and not (is_last or self._has_room()):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             costs.append(self._write(self._lines[0]))
+            self.is_full = False
             with self._lock:
                 if self._lines:
                     self._lines.popleft()
