@@ -210,6 +210,17 @@ def test_after_closing_it_can_be_started_again(box: Sandbox, tmp_path: Path) -> 
         assert len(box.events()) == 3
 
 
+def test_flush_counts_and_sends_what_waits_in_memory_for_the_disk(box: Sandbox, tmp_path: Path) -> None:
+    in_the_way = tmp_path / "outbox.sqlite3.journal"
+    in_the_way.write_text("a file where the directory should be")
+    with world(box, tmp_path) as it:
+        it.append(it.visit(), it.visit())
+        assert it.delivery.flush(0.2) > 0
+        in_the_way.unlink()
+        assert it.delivery.flush(20) == 0
+        assert len(box.events()) == 2
+
+
 def test_flush_returns_what_is_left(box: Sandbox, tmp_path: Path) -> None:
     box.close_port()
     with world(box, tmp_path) as it:

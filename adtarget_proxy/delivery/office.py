@@ -106,8 +106,8 @@ class Office:
 
     @property
     def is_behind(self) -> bool:
-        """Whether the journal may hold events that the store does not know yet."""
-        return self._fresh or self._moving
+        """Whether the journal, or memory before it, may hold events that the store does not know yet."""
+        return self._fresh or self._moving or self._outbox.is_held_up
 
     def flush(self, deadline: float) -> None:
         """Wait, until the deadline (time.monotonic()) at most, for everything to be sent that can be.
@@ -115,8 +115,12 @@ class Office:
         The clerk pumps, not the caller: a pump may take as long as a dead process' journal is.
         """
         self._fresh = self._fresh or time.monotonic() < deadline
+        held_up = False
         try:
             while not self._stop.is_set():
+                was_held_up, held_up = held_up, self._outbox.is_held_up
+                if was_held_up and not held_up:
+                    self._fresh = True  # what waited in memory is in the journal now
                 left = deadline - time.monotonic()
                 if left <= 0 or not (self.is_behind or (self._sends and not self._dispatcher.idle(left))):
                     return

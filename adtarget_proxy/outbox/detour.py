@@ -61,6 +61,11 @@ class Detour:
         self._thread: threading.Thread | None = None
         self.lost = 0
 
+    @property
+    def holds(self) -> bool:
+        """Whether lines wait in memory."""
+        return bool(self._lines)
+
     def start(self, fault: Fault, line: bytes | None = None) -> None:
         """Begin, with a line that could not be written or none. Said once, however long it lasts."""
         self.is_full = fault.cause == IS_FULL.cause

@@ -107,6 +107,12 @@ class Journal:
         with self._turn:
             return self._all()
 
+    @property
+    def is_held_up(self) -> bool:
+        """Whether lines wait in memory for the disk."""
+        aside = self._aside
+        return isinstance(aside, Detour) and aside.holds
+
     def mend(self) -> None:
         """Go on in a new file where somebody deleted this one, or closed its descriptor under us. Raises OSError."""
         with self._turn:

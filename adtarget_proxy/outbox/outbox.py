@@ -128,7 +128,15 @@ class Outbox:
         if room.journal is None:
             return bool(room.arrivals)
         store = self.store
-        return any(os.fstat(segment.fd).st_size > store.offset(segment.name) for segment in room.journal.segments)
+        return self.is_held_up or any(
+            os.fstat(segment.fd).st_size > store.offset(segment.name) for segment in room.journal.segments
+        )
+
+    @property
+    def is_held_up(self) -> bool:
+        """Whether events of this process wait in memory for a disk that does not take them."""
+        journal = self._room.journal
+        return journal is not None and journal.is_held_up
 
     @property
     def turn(self) -> threading.Lock:
