@@ -172,6 +172,25 @@ def test_a_rolled_file_is_dropped_only_when_no_write_to_it_can_be_under_way(segm
         own.close()
 
 
+@pytest.mark.parametrize(("old", "events", "files"), [(0.0, 1, 2), (0.0, 0, 1), (3600.0, 1, 1)])
+def test_an_old_file_gives_way_to_a_new_one_so_that_a_lost_store_reads_nothing_old_again(
+    segments: Segments, old: float, events: int, files: int
+) -> None:
+    own = Journal(segments, old=old, grace=0.0)
+    own.open()
+    for n in range(events):
+        own.append(visit(str(n)))
+    own.renew()
+    own.renew()  # the new one is empty, and stays
+    assert len(segments.names()) == files
+    if files == 2:
+        assert own.drop(own.segments[0])
+    own.append(visit("after"))
+    assert written(segments)[-1] == "after"
+    assert ("0" in written(segments)) is (files == 1 and events == 1)
+    own.close()
+
+
 def test_past_its_last_file_events_are_given_up_until_one_has_been_drained(
     segments: Segments, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -30,6 +30,7 @@ SLOW = 0.05  # seconds that an append may take
 ROLL_AT = 64 * 1024 * 1024  # bytes of one file
 FILES = 16  # of one process; then events are given up until one has been drained
 WORTH_IT = 64 * 1024  # bytes of a file whose deletion helps a full disk
+OLD = 6 * 3600.0  # seconds after which a file that was moved whole gives way to a new one
 GRACE = 60.0  # seconds that a rolled file is kept, for a write that was under way
 IN_MEMORY = 10_000  # lines that wait while the disk does not answer
 
@@ -54,12 +55,15 @@ class Journal:
         files: int = FILES,
         slow: float = SLOW,
         grace: float = GRACE,
+        old: float = OLD,
         has_room: Callable[[], bool] = lambda: True,
         trouble: Trouble | None = None,
     ) -> None:
         self.owner = f"{os.getpid()}-{secrets.token_hex(6)}"
         self.lost: Counter[str] = Counter()
         self._segments, self._roll_at, self._files, self._slow, self._grace = segments, roll_at, files, slow, grace
+        self._old = old
+        self._since = 0.0  # monotonic(), when the file was begun
         self._fd = -1  # writing to it fails, and the first event opens the file
         self._name, self._number, self._inode = "", 0, 0
         self._size = 0  # about: threads may count past each other
@@ -133,10 +137,15 @@ class Journal:
             self._go_round(IS_FULL)
 
     def renew(self) -> None:
-        """On a full disk, begin another file, so that this one can be deleted: all that it holds is in the store."""
+        """Begin another file, so that this one can be deleted, all of which is in the store: on a full disk, or of an old one.
+
+        A store that was lost has its journals read again from their start. What is in them must then be young enough for AdTarget to
+        know its key, which it does for 24 h.
+        """
         with self._turn, suppress(OSError):
             is_full = isinstance(self._aside, Detour) and self._aside.is_full
-            if is_full and self._fd >= 0 and self._size > WORTH_IT and self._room():
+            is_old = self._size > 0 and monotonic() - self._since >= self._old
+            if self._fd >= 0 and (is_old or (is_full and self._size > WORTH_IT)) and self._room():
                 self._roll()
 
     def drop(self, segment: Segment) -> bool:
@@ -189,7 +198,7 @@ class Journal:
         return name, fd
 
     def _born(self) -> None:
-        self._inode, self._size = os.fstat(self._fd).st_ino, 0
+        self._inode, self._size, self._since = os.fstat(self._fd).st_ino, 0, monotonic()
 
     def _roll(self) -> None:
         name, new = self._create()
