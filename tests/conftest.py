@@ -7,6 +7,7 @@ from collections.abc import Generator
 from typing import Any
 
 import pytest
+from shell_world import AsgiShell, Shell, WsgiShell
 
 _REQUIRED = os.environ.get("ADTARGET_TEST_REQUIRE") == "all"
 
@@ -16,6 +17,13 @@ def _no_settings_from_outside(monkeypatch: pytest.MonkeyPatch) -> None:
     """A developer's own ADTARGET_* variables must not decide a test."""
     for name in [name for name in os.environ if name.startswith("ADTARGET_") and not name.startswith("ADTARGET_TEST_")]:
         monkeypatch.delenv(name)
+
+
+@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
+def shell(request: pytest.FixtureRequest) -> Shell:
+    """Whatever holds of one shell holds of the other."""
+    made: Shell = request.param
+    return made
 
 
 @pytest.hookimpl(wrapper=True)

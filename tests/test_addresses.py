@@ -27,12 +27,6 @@ XFF, PROTO, SHOWN = "x-forwarded-for", "x-forwarded-proto", "x-forwarded-host"
 CF, VERCEL = "cf-connecting-ip", "x-vercel-forwarded-for"
 
 
-@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    made: Shell = request.param
-    return made
-
-
 @dataclass(frozen=True)
 class Told:
     """What the app and AdTarget learn of a request. ``sent``: the visit's fields."""

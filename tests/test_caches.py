@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pytest
-from shell_world import KNOWN_PAGE, OURS, PAGE, AsgiShell, HeaderPairs, Shell, View, WsgiShell, kept, quiet
+from shell_world import KNOWN_PAGE, OURS, PAGE, HeaderPairs, Shell, View, kept, quiet
 
 HTML: HeaderPairs = (("content-type", "text/html; charset=utf-8"),)
 LATER, EARLIER = "Fri, 01 Jan 2100 00:00:00 GMT", "Thu, 01 Jan 1970 00:00:00 GMT"
@@ -89,12 +89,6 @@ CASES: dict[str, Case] = {
     "an ETag": Case((("etag", '"x"'), ("cache-control", "no-cache")), "private, no-cache", False),
 }
 TO_CDNS = ("surrogate-control", "edge-control", "x-accel-expires")
-
-
-@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    made: Shell = request.param
-    return made
 
 
 @pytest.fixture

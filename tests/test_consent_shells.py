@@ -55,12 +55,6 @@ ALL_OURS = f"{KNOWN}; _fbc=fb.1.1700000000000.abc; adtarget_state={VISITOR}!1750
 Wrap = Callable[..., Any]
 
 
-@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    made: Shell = request.param
-    return made
-
-
 @pytest.fixture
 def wrap(shell: Shell) -> Iterator[Wrap]:
     """Wraps an app of the shell's own kind; ends what it started with the test."""

@@ -41,12 +41,6 @@ HTML_TYPE = ("content-type", "text/html; charset=utf-8")
 MARKUP: HeaderPairs = (HTML_TYPE,)
 
 
-@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    made: Shell = request.param
-    return made
-
-
 Wrap = Callable[..., Any]
 
 

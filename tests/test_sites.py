@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from shell_world import CLICK, HTML, PAGE, Answer, AsgiShell, Request, Shell, WsgiShell, kept
+from shell_world import CLICK, HTML, PAGE, Answer, Request, Shell, kept
 
 from adtarget_proxy.errors import SettingsError
 from adtarget_proxy.sandbox.server import Sandbox
@@ -60,12 +60,6 @@ def settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Settings:
     path.write_text(TOML, encoding="utf-8")
     monkeypatch.setenv("ADTARGET_CONFIG", str(path))
     return Settings()
-
-
-@pytest.fixture(params=[AsgiShell(), WsgiShell()], ids=["asgi", "wsgi"])
-def shell(request: pytest.FixtureRequest) -> Shell:
-    made: Shell = request.param
-    return made
 
 
 Wrap = Callable[..., Any]

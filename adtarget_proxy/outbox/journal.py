@@ -23,6 +23,7 @@ from adtarget_proxy.errors import OutboxError, cause_of
 from adtarget_proxy.outbox.detour import IS_FULL, IS_SLOW, Detour, Fault, Full
 from adtarget_proxy.outbox.lines import frame
 from adtarget_proxy.outbox.segments import SUFFIX, Segments, owner_of
+from adtarget_proxy.outbox.slowness import Slowness
 from adtarget_proxy.outbox.trouble import Trouble
 from adtarget_proxy.tracking.events import Event
 
@@ -67,7 +68,7 @@ class Journal:
         self._fd = -1  # writing to it fails, and the first event opens the file
         self._name, self._number, self._inode = "", 0, 0
         self._size = 0  # about: threads may count past each other
-        self._dragged = (-1, 0.0)  # the size after the last slow append, and when the first of its row ended
+        self._slowness = Slowness()
         self._rolled: list[Segment] = []
         self._retired: list[int] = []
         self._aside: Detour | Full | None = None
@@ -90,8 +91,9 @@ class Journal:
             self._go_round_with(line, IS_FULL)
             return
         self._size += written
-        if perf_counter() - began > self._slow:
-            self._drag(began, written)
+        ended = perf_counter()
+        if ended - began > self._slow and self._slowness.shows(began, ended, written, self._size):
+            self._go_round(IS_SLOW)
         if self._size > self._roll_at:
             self._grow()
 
@@ -219,18 +221,6 @@ class Journal:
 
     # -- what is not the rule --------------------------------------------------------------------------------------------
 
-    def _drag(self, began: float, written: int) -> None:
-        """An append was slow: so is the disk, if the one before it was as well. A busy machine holds a process up now and then.
-
-        What memory holds dies with the process, so a moment without a processor must not lead there. That holds up every thread that
-        is in an append; on a slow disk the row goes on with one that began after the first of them was over.
-        """
-        size, ended = self._dragged
-        in_a_row = size == self._size - written
-        self._dragged = (self._size, ended if in_a_row else perf_counter())
-        if in_a_row and began >= ended:
-            self._go_round(IS_SLOW)
-
     def _stumble(self, fd: int, line: bytes, fault: Fault) -> None:
         """A write to ``fd`` failed: there was no file yet, or another thread has opened one since, or the disk refuses."""
         if fd < 0 or fd != self._fd:
@@ -240,8 +230,8 @@ class Journal:
             except OSError as error:
                 fault = Fault.of(error)
             else:
-                if not quick:
-                    self._drag(began, len(line))
+                if not quick and self._slowness.shows(began, perf_counter(), len(line), self._size):
+                    self._go_round(IS_SLOW)
                 return
         self._go_round_with(line, fault)
 
